@@ -1,0 +1,61 @@
+//! A laboratory for the Linux per-CPU memory allocator.
+//!
+//! The kernel gives every possible CPU its own copy of per-CPU memory. One *chunk* is a
+//! set of such copies (*units*) that are allocated together; the allocator manages one
+//! space of offsets for all of them. This crate reproduces the kernel's placements, hints,
+//! chunk order and counters exactly, from the first-chunk layout at boot to the balance
+//! worker, and replays traces of real kernels.
+//!
+//! # Modules, in the order of the data flow
+//!
+//! A module uses only modules above it; `tests/layering.rs` checks that.
+//! ```text
+//! units        bytes, bits, pages as types
+//! error        bad input; broken invariants
+//! geometry     page, granule, block, unit; the only unit conversions
+//! variant      what differs between the generations; presets by release
+//! request      what is asked and answered
+//! bitmap       word arrays: find, set, clear
+//! block        hints of one stretch of the map
+//! chunk        maps, hints and pages of one chunk: search and update
+//! slots        chunk lists in exact order
+//! layout       topology, groups, first chunk
+//! address      per-CPU pointers and where they lead
+//! boot_log     boot lines and messages
+//! backend      pages, mappings and address space, and their faults
+//! engine       requests, frees and the balance worker over all of that
+//! state        complete states: recorded files, snapshots
+//! stats_text   the debugfs percpu_stats text
+//! trace        events and their text formats
+//! replay       a trace through an engine
+//! python       the extension module (feature `python`)
+//! ```
+//!
+//! # Exactness
+//!
+//! `docs/fidelity.md` says what is exact, against which recordings, and how it was shown.
+
+pub mod address;
+pub mod backend;
+pub mod bitmap;
+pub mod block;
+pub mod boot_log;
+pub mod chunk;
+pub mod engine;
+pub mod error;
+pub mod geometry;
+pub mod layout;
+pub mod replay;
+pub mod request;
+pub mod slots;
+pub mod state;
+pub mod stats_text;
+pub mod trace;
+pub mod units;
+pub mod variant;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+#[cfg(feature = "python")]
+mod python;

@@ -1,0 +1,144 @@
+//! What an allocator is asked, and what it answers.
+//!
+//! # Units
+//!
+//! Sizes and alignments in bytes, as the caller gave them, before any rounding.
+//!
+//! # Source
+//!
+//! Specification 20 sections 3, 4 and 7.
+
+use std::fmt;
+
+use crate::units::Bytes;
+
+/// A chunk by creation number; the first chunk is 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ChunkId(pub u32);
+
+impl ChunkId {
+    /// The reserved chunk, which has no number.
+    pub const RESERVED: ChunkId = ChunkId(u32::MAX);
+
+    /// True for the reserved chunk.
+    pub fn is_reserved(self) -> bool {
+        self == Self::RESERVED
+    }
+}
+
+impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_reserved() {
+            f.write_str("R")
+        } else {
+            self.0.fmt(f)
+        }
+    }
+}
+
+/// How much a request may sleep, which decides what it may do to succeed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sleep {
+    /// An ordinary request: may create chunks and populate pages.
+    #[default]
+    Full,
+    /// May reclaim, but not enter I/O or file systems: atomic before 5.14, ordinary since.
+    NoFs,
+    /// An atomic request: only what is populated already.
+    Never,
+}
+
+/// One allocation request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Bytes wanted for each CPU.
+    pub size: Bytes,
+    /// Alignment of the offset in bytes.
+    pub align: Bytes,
+    /// May it sleep?
+    pub sleep: Sleep,
+    /// From the reserved chunk, if there is one.
+    pub reserved: bool,
+    /// Print no warning on failure.
+    pub nowarn: bool,
+}
+
+impl Request {
+    /// An ordinary request that may sleep.
+    pub fn new(size: Bytes, align: Bytes) -> Self {
+        Self { size, align, sleep: Sleep::Full, reserved: false, nowarn: false }
+    }
+}
+
+/// Why a request failed; the kernel's own words.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Reason {
+    /// Size or alignment is outside the limits.
+    Illegal = 1,
+    /// The reserved chunk has no fitting area.
+    ReservedFull = 2,
+    /// No populated area fits an atomic request.
+    NoSpace = 3,
+    /// A new chunk was needed and could not be made.
+    NoChunk = 4,
+    /// A page under the area could not be had.
+    NoPage = 5,
+    /// The reserved chunk's area map could not grow (to 4.13).
+    ReservedMap = 6,
+    /// An area map could not grow (to 4.13).
+    MapExtend = 7,
+}
+
+impl Reason {
+    /// Every reason, by code.
+    pub const ALL: [Reason; 7] = [
+        Reason::Illegal,
+        Reason::ReservedFull,
+        Reason::NoSpace,
+        Reason::NoChunk,
+        Reason::NoPage,
+        Reason::ReservedMap,
+        Reason::MapExtend,
+    ];
+
+    /// The kernel's text.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Reason::Illegal => "illegal size or align for percpu allocation",
+            Reason::ReservedFull => "alloc from reserved chunk failed",
+            Reason::NoSpace => "atomic alloc failed, no space left",
+            Reason::NoChunk => "failed to allocate new chunk",
+            Reason::NoPage => "failed to populate",
+            Reason::ReservedMap => "failed to extend area map of reserved chunk",
+            Reason::MapExtend => "failed to extend area map",
+        }
+    }
+
+    /// A short name for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Illegal => "illegal",
+            Reason::ReservedFull => "reserved_full",
+            Reason::NoSpace => "no_space",
+            Reason::NoChunk => "no_chunk",
+            Reason::NoPage => "no_page",
+            Reason::ReservedMap => "reserved_map",
+            Reason::MapExtend => "map_extend",
+        }
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Served at byte `off` from the chunk's base.
+    Placed {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Bytes from the chunk's base.
+        off: Bytes,
+    },
+    /// Not served.
+    Failed(Reason),
+}

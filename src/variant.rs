@@ -1,0 +1,342 @@
+//! What differs between the generations: behaviour flags, constants, presets.
+//!
+//! # Design
+//!
+//! The three Linux generations are one implementation with [`Rules`]; each rule is a
+//! flag with the section of the specification that defines it, never a comparison of
+//! version numbers. A [`Preset`] is an engine plus the constants of one release.
+//!
+//! # Source
+//!
+//! Specification 00 sections 3 and 4; per flag as noted.
+
+use std::fmt;
+
+/// What a name like `linux-5.14` stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Engine {
+    /// Lameter's proposal of 2008: one bitmap, no chunks.
+    CpuAlloc2008,
+    /// 2009 to 4.13: a sorted array of area boundaries.
+    AreaMap,
+    /// The bitmap allocator as posted on 2017-07-16.
+    RfcV1,
+    /// The bitmap allocator as merged, 4.14 to 5.1.
+    Linux414,
+    /// 5.2 to 5.13: scan hints, slots by largest free run.
+    Linux52,
+    /// 5.14 to today: depopulation and isolated chunks.
+    Linux514,
+}
+
+impl Engine {
+    /// All engines, oldest first.
+    pub const ALL: [Engine; 6] =
+        [Engine::CpuAlloc2008, Engine::AreaMap, Engine::RfcV1, Engine::Linux414, Engine::Linux52, Engine::Linux514];
+
+    /// The name used in the Python API and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Engine::CpuAlloc2008 => "cpu_alloc-2008",
+            Engine::AreaMap => "areamap",
+            Engine::RfcV1 => "rfc-v1",
+            Engine::Linux414 => "linux-4.14",
+            Engine::Linux52 => "linux-5.2",
+            Engine::Linux514 => "linux-5.14",
+        }
+    }
+
+    /// The rules of this engine; `None` where it is not the merged bitmap allocator.
+    pub const fn rules(self) -> Option<Rules> {
+        match self {
+            Engine::Linux414 => Some(Rules::LINUX_4_14),
+            Engine::Linux52 => Some(Rules::LINUX_5_2),
+            Engine::Linux514 => Some(Rules::LINUX_5_14),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])+ $name:ident: [$a:literal $b:literal $c:literal], $section:literal;)+) => {
+        /// Behaviour flags of the merged bitmap allocator.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct Rules {
+            $($(#[doc = $doc])+ pub $name: bool,)+
+        }
+
+        impl Rules {
+            /// 4.14 to 5.1.
+            pub const LINUX_4_14: Rules = Rules { $($name: $a,)+ };
+            /// 5.2 to 5.13.
+            pub const LINUX_5_2: Rules = Rules { $($name: $b,)+ };
+            /// 5.14 to today.
+            pub const LINUX_5_14: Rules = Rules { $($name: $c,)+ };
+            /// Name, meaning, section of the specification, and the value in the three
+            /// generations, oldest first: the source of the table in the documentation.
+            pub const TABLE: &[RuleInfo] = &[$(RuleInfo {
+                name: stringify!($name),
+                meaning: concat!($($doc),+),
+                section: $section,
+                values: [$a, $b, $c],
+            },)+];
+
+            /// Sets one flag by name; `None` if there is no such flag.
+            pub fn with(mut self, name: &str, value: bool) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => self.$name = value,)+
+                    _ => return None,
+                }
+                Some(self)
+            }
+        }
+    };
+}
+
+/// One row of [`Rules::TABLE`].
+#[derive(Clone, Copy, Debug)]
+pub struct RuleInfo {
+    /// The field of [`Rules`].
+    pub name: &'static str,
+    /// What it means when set.
+    pub meaning: &'static str,
+    /// Where the specification says so.
+    pub section: &'static str,
+    /// Its value in linux-4.14, linux-5.2 and linux-5.14.
+    pub values: [bool; 3],
+}
+
+rules! {
+    /// Hints carry a second, smaller run; searches start behind it when it is too small and
+    /// refreshes promote it instead of rescanning.
+    scan_hints: [false true true], "10 sections 4.3, 5.1, 5.3, 5.4, 6.3";
+    /// A hint is broken when the allocation overlaps it, not only when it starts inside it.
+    hint_overlap: [false true true], "10 section 6.3 steps 4 and 9";
+    /// Empty populated pages are counted at every change, not recounted at chunk refreshes.
+    exact_empty_pages: [false true true], "10 section 8";
+    /// The final search ends at the map's end and reports the largest area that it skipped.
+    bounded_search: [false true true], "10 section 6.2 steps 2 and 3";
+    /// A free offers the chunk hint an interval whose end is block-relative, not the length of
+    /// the block's hint.
+    free_offers_interval: [false true true], "10 section 7.3";
+    /// A chunk's slot follows its largest known free run, not its free bytes.
+    slot_by_contig: [false true true], "20 section 1";
+    /// Chunks in slots 1 and 2 that fail a request leave the searched lists.
+    sideline_failures: [false true true], "20 section 4";
+    /// Chunks with many empty pages are isolated and their pages given back.
+    depopulate: [false false true], "20 section 8, 21 sections 4 to 6";
+    /// A request is atomic only if it may not reclaim directly; before, also if any flag of an
+    /// ordinary kernel request is missing (no-IO, no-FS).
+    atomic_by_reclaim: [false false true], "20 section 3, 00 section 4.1";
+}
+
+/// How possible CPUs are collected into groups (specification 30 section 5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Grouping {
+    /// Near the group's first CPU, distance exactly 10 both ways (5.12 and later).
+    FirstMember,
+    /// Near every CPU of the group, distance at most 10 both ways (before 5.12).
+    AllMembers,
+}
+
+/// How the regions of the first chunk are laid over its pages (specification 31 section 5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Regions {
+    /// Static size rounded up to the granule, hidden head and tail (4.14 and later).
+    HiddenEnds,
+    /// The posting of July 2017: reserved region padded to a page, one reserved offset.
+    PaddedReserved,
+    /// Before 2017: both boot chunks start at the unit's base.
+    WholeUnit,
+}
+
+/// Constants of the first chunk that depend on the release.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LayoutRules {
+    /// `PERCPU_DYNAMIC_EARLY_SIZE` in bytes.
+    pub early_size: u64,
+    /// `PERCPU_DYNAMIC_RESERVE` in bytes, 64 bit.
+    pub dyn_reserve: u64,
+    /// `PERCPU_MODULE_RESERVE` in bytes.
+    pub module_reserve: u64,
+    /// Grouping rule.
+    pub grouping: Grouping,
+    /// Region rule.
+    pub regions: Regions,
+    /// Slot lists beyond those of the size formula: 2, or 4 with depopulation.
+    pub extra_slots: u32,
+}
+
+/// How well a preset is shown to be right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Compared with what the kernel's own code did, whole state.
+    Proven,
+    /// Proven, and compared with recordings of running kernels.
+    Recorded,
+    /// By the specification's account of what changed between releases.
+    Assumed,
+}
+
+impl Status {
+    /// `proven`, `recorded` or `assumed`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Proven => "proven",
+            Status::Recorded => "recorded",
+            Status::Assumed => "assumed",
+        }
+    }
+}
+
+/// An engine plus the constants of one kernel release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preset {
+    /// `6.12`, `4.19`, ...; `2008` and `rfc-v1` for what was never released.
+    pub release: &'static str,
+    /// The engine that reproduces it.
+    pub engine: Engine,
+    /// Constants of the first chunk.
+    pub layout: LayoutRules,
+    /// Failed atomic requests print the failure line too (6.6 and later).
+    pub warn_atomic: bool,
+    /// A mapping call that fails before it mapped anything is still undone (backend event only).
+    pub unmap_nothing: bool,
+    /// Memory-cgroup accounted requests have slot lists of their own (5.9 to 5.13).
+    pub accounted_slots: bool,
+    /// How it was shown to be right.
+    pub status: Status,
+}
+
+const fn layout(early_kib: u64, grouping: Grouping, regions: Regions, extra_slots: u32) -> LayoutRules {
+    LayoutRules {
+        early_size: early_kib << 10,
+        dyn_reserve: 28 << 10,
+        module_reserve: 8 << 10,
+        grouping,
+        regions,
+        extra_slots,
+    }
+}
+
+const fn linux(release: &'static str, engine: Engine, early_kib: u64, grouping: Grouping, status: Status) -> Preset {
+    let extra = if matches!(engine, Engine::Linux514) { 4 } else { 2 };
+    Preset {
+        release,
+        engine,
+        layout: layout(early_kib, grouping, Regions::HiddenEnds, extra),
+        warn_atomic: false,
+        unmap_nothing: false,
+        accounted_slots: false,
+        status,
+    }
+}
+
+const fn since_6_6(mut preset: Preset) -> Preset {
+    preset.warn_atomic = true;
+    preset.unmap_nothing = true;
+    preset
+}
+
+const fn accounted(mut preset: Preset) -> Preset {
+    preset.accounted_slots = true;
+    preset
+}
+
+use Engine::{Linux414, Linux514, Linux52};
+use Grouping::{AllMembers, FirstMember};
+use Status::{Assumed, Proven, Recorded};
+
+/// Every preset, oldest first.
+pub const PRESETS: &[Preset] = &[
+    Preset {
+        release: "2008",
+        engine: Engine::CpuAlloc2008,
+        layout: layout(0, AllMembers, Regions::WholeUnit, 0),
+        warn_atomic: false,
+        unmap_nothing: false,
+        accounted_slots: false,
+        status: Proven,
+    },
+    Preset {
+        release: "4.13",
+        engine: Engine::AreaMap,
+        layout: layout(12, AllMembers, Regions::WholeUnit, 2),
+        warn_atomic: false,
+        unmap_nothing: false,
+        accounted_slots: false,
+        status: Proven,
+    },
+    Preset {
+        release: "rfc-v1",
+        engine: Engine::RfcV1,
+        layout: layout(12, AllMembers, Regions::PaddedReserved, 2),
+        warn_atomic: false,
+        unmap_nothing: false,
+        accounted_slots: false,
+        status: Proven,
+    },
+    linux("4.14", Linux414, 12, AllMembers, Assumed),
+    linux("4.19", Linux414, 12, AllMembers, Proven),
+    linux("5.1", Linux414, 12, AllMembers, Assumed),
+    linux("5.2", Linux52, 12, AllMembers, Assumed),
+    linux("5.4", Linux52, 12, AllMembers, Proven),
+    accounted(linux("5.10", Linux52, 12, AllMembers, Assumed)),
+    accounted(linux("5.12", Linux52, 12, FirstMember, Assumed)),
+    linux("5.14", Linux514, 12, FirstMember, Assumed),
+    linux("5.15", Linux514, 12, FirstMember, Assumed),
+    linux("6.1", Linux514, 12, FirstMember, Recorded),
+    linux("6.2", Linux514, 20, FirstMember, Assumed),
+    since_6_6(linux("6.6", Linux514, 20, FirstMember, Assumed)),
+    since_6_6(linux("6.12", Linux514, 20, FirstMember, Recorded)),
+    since_6_6(linux("6.18", Linux514, 20, FirstMember, Assumed)),
+];
+
+/// The preset that is used when none is named.
+pub const DEFAULT_RELEASE: &str = "6.12";
+
+impl Preset {
+    /// The preset of a release such as `6.12`.
+    pub fn by_release(release: &str) -> Option<&'static Preset> {
+        PRESETS.iter().find(|preset| preset.release == release)
+    }
+
+    /// The preset that stands for an engine when only its name is given: the newest proven one.
+    pub fn of_engine(engine: Engine) -> &'static Preset {
+        PRESETS
+            .iter()
+            .rev()
+            .find(|preset| preset.engine == engine && preset.status != Assumed)
+            .expect("every engine has a preset that is not assumed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_engine_has_a_preset_and_a_distinct_name() {
+        for engine in Engine::ALL {
+            assert_eq!(Preset::of_engine(engine).engine, engine);
+        }
+        assert_eq!(Preset::of_engine(Engine::Linux514).release, DEFAULT_RELEASE);
+        assert_eq!(Preset::of_engine(Engine::Linux52).release, "5.4");
+    }
+
+    #[test]
+    fn the_table_has_every_flag() {
+        for (column, rules) in [Rules::LINUX_4_14, Rules::LINUX_5_2, Rules::LINUX_5_14].into_iter().enumerate() {
+            for row in Rules::TABLE {
+                assert_eq!(rules.with(row.name, row.values[column]), Some(rules), "{}", row.name);
+                assert_ne!(rules.with(row.name, !row.values[column]), Some(rules), "{}", row.name);
+            }
+        }
+    }
+}
