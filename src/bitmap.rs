@@ -1,1 +1,257 @@
-//! (in the making)
+//! Word arrays: find set and clear bits, set and clear ranges.
+//!
+//! # Design
+//!
+//! Maps are slices of `u64`, bit `i` is bit `i % 64` of word `i / 64`. This is the only
+//! module with shifts and masks. Searches read whole words and stop at the first hit.
+//!
+//! # Units
+//!
+//! Everything is in bits; plain integers.
+//!
+//! # Invariants
+//!
+//! Bits at and above the map's size are never set. Searches return `size` when there is
+//! no hit, also when `off >= size` (the convention of specification 00 section 1), except
+//! [`last_set`], which says `None`.
+//!
+//! # Cost
+//!
+//! One load per 64 bits skipped.
+
+/// Bits per word.
+pub const WORD_BITS: u32 = u64::BITS;
+
+/// Words needed for `bits`.
+pub const fn words_for(bits: u32) -> usize {
+    bits.div_ceil(WORD_BITS) as usize
+}
+
+/// The bits of a word at and above `bit` (taken modulo 64).
+#[inline]
+const fn mask_from(bit: u32) -> u64 {
+    u64::MAX << (bit % WORD_BITS)
+}
+
+/// The bits of a word below `bit`, where a multiple of 64 means the whole word.
+#[inline]
+const fn mask_below(bit: u32) -> u64 {
+    u64::MAX >> (bit.wrapping_neg() % WORD_BITS)
+}
+
+/// True if `bit` is set.
+#[inline]
+pub fn test(words: &[u64], bit: u32) -> bool {
+    words[(bit / WORD_BITS) as usize] >> (bit % WORD_BITS) & 1 != 0
+}
+
+/// Sets `bit`.
+#[inline]
+pub fn set(words: &mut [u64], bit: u32) {
+    words[(bit / WORD_BITS) as usize] |= 1 << (bit % WORD_BITS);
+}
+
+#[inline]
+fn next(words: &[u64], size: u32, off: u32, invert: u64) -> u32 {
+    if off >= size {
+        return size;
+    }
+    let last = ((size - 1) / WORD_BITS) as usize;
+    let words = &words[..=last];
+    let mut index = (off / WORD_BITS) as usize;
+    let mut word = (words[index] ^ invert) & mask_from(off);
+    while word == 0 {
+        index += 1;
+        if index > last {
+            return size;
+        }
+        word = words[index] ^ invert;
+    }
+    (index as u32 * WORD_BITS + word.trailing_zeros()).min(size)
+}
+
+/// The lowest set bit in `off..size`, or `size`.
+#[inline]
+pub fn next_set(words: &[u64], size: u32, off: u32) -> u32 {
+    next(words, size, off, 0)
+}
+
+/// The lowest clear bit in `off..size`, or `size`.
+#[inline]
+pub fn next_zero(words: &[u64], size: u32, off: u32) -> u32 {
+    next(words, size, off, u64::MAX)
+}
+
+/// The highest set bit in `low..high`.
+#[inline]
+pub fn last_set(words: &[u64], low: u32, high: u32) -> Option<u32> {
+    if low >= high {
+        return None;
+    }
+    let first = (low / WORD_BITS) as usize;
+    let mut index = ((high - 1) / WORD_BITS) as usize;
+    let mut word = words[index] & mask_below(high);
+    loop {
+        if index == first {
+            word &= mask_from(low);
+        }
+        if word != 0 {
+            return Some(index as u32 * WORD_BITS + (WORD_BITS - 1 - word.leading_zeros()));
+        }
+        if index == first {
+            return None;
+        }
+        index -= 1;
+        word = words[index];
+    }
+}
+
+/// Calls `apply` with each word of `from..to` and the mask of its bits in the range.
+#[inline]
+fn for_masks(words: &mut [u64], from: u32, to: u32, mut apply: impl FnMut(&mut u64, u64)) {
+    if from >= to {
+        return;
+    }
+    let first = (from / WORD_BITS) as usize;
+    let last = ((to - 1) / WORD_BITS) as usize;
+    if first == last {
+        return apply(&mut words[first], mask_from(from) & mask_below(to));
+    }
+    apply(&mut words[first], mask_from(from));
+    for word in &mut words[first + 1..last] {
+        apply(word, u64::MAX);
+    }
+    apply(&mut words[last], mask_below(to));
+}
+
+/// Sets the bits `from..to`.
+#[inline]
+pub fn set_range(words: &mut [u64], from: u32, to: u32) {
+    for_masks(words, from, to, |word, mask| *word |= mask);
+}
+
+/// Clears the bits `from..to`.
+#[inline]
+pub fn clear_range(words: &mut [u64], from: u32, to: u32) {
+    for_masks(words, from, to, |word, mask| *word &= !mask);
+}
+
+/// Number of set bits in `from..to`.
+pub fn count_set(words: &[u64], from: u32, to: u32) -> u32 {
+    if from >= to {
+        return 0;
+    }
+    let first = (from / WORD_BITS) as usize;
+    let last = ((to - 1) / WORD_BITS) as usize;
+    let mut count = 0;
+    for (index, word) in words.iter().enumerate().take(last + 1).skip(first) {
+        let mut word = *word;
+        if index == first {
+            word &= mask_from(from);
+        }
+        if index == last {
+            word &= mask_below(to);
+        }
+        count += word.count_ones();
+    }
+    count
+}
+
+/// The maximal runs of clear bits in `from..to`, ascending, as `(start, end)`.
+pub fn clear_runs(words: &[u64], from: u32, to: u32) -> impl Iterator<Item = (u32, u32)> + '_ {
+    let mut pos = from;
+    std::iter::from_fn(move || {
+        let start = next_zero(words, to, pos);
+        if start >= to {
+            return None;
+        }
+        let end = next_set(words, to, start + 1);
+        pos = end + 1;
+        Some((start, end))
+    })
+}
+
+/// The maximal runs of set bits in `from..to`, ascending, as `(start, end)`.
+pub fn set_runs(words: &[u64], from: u32, to: u32) -> impl Iterator<Item = (u32, u32)> + '_ {
+    let mut pos = from;
+    std::iter::from_fn(move || {
+        let start = next_set(words, to, pos);
+        if start >= to {
+            return None;
+        }
+        let end = next_zero(words, to, start + 1);
+        pos = end + 1;
+        Some((start, end))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pack(bits: &[bool]) -> Vec<u64> {
+        let mut words = vec![0; words_for(bits.len() as u32)];
+        for (i, _) in bits.iter().enumerate().filter(|(_, bit)| **bit) {
+            set(&mut words, i as u32);
+        }
+        words
+    }
+
+    fn unpack(words: &[u64], n: usize) -> Vec<bool> {
+        (0..n as u32).map(|i| test(words, i)).collect()
+    }
+
+    #[test]
+    fn edge_masks_over_all_positions() {
+        for low in 0..64 {
+            for high in low + 1..=64 {
+                let mask = mask_from(low) & mask_below(high);
+                for bit in 0..64 {
+                    assert_eq!(mask >> bit & 1 == 1, (low..high).contains(&bit));
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn searches_meet_their_definitions(bits in prop::collection::vec(any::<bool>(), 1..200), a in 0u32..220, b in 0u32..220) {
+            let words = pack(&bits);
+            let n = bits.len() as u32;
+            let size = b.min(n);
+            let find = |value: bool| (a..size).find(|i| bits[*i as usize] == value).unwrap_or(size);
+            prop_assert_eq!(next_set(&words, size, a), find(true));
+            prop_assert_eq!(next_zero(&words, size, a), find(false));
+            prop_assert_eq!(last_set(&words, a, size), (a..size).rev().find(|i| bits[*i as usize]));
+            prop_assert_eq!(count_set(&words, a, size), (a..size).filter(|i| bits[*i as usize]).count() as u32);
+        }
+
+        #[test]
+        fn ranges_touch_exactly_their_bits(bits in prop::collection::vec(any::<bool>(), 1..200), a in 0u32..200, b in 0u32..200) {
+            let n = bits.len();
+            let (from, to) = (a.min(n as u32), b.min(n as u32));
+            for value in [false, true] {
+                let mut words = pack(&bits);
+                if value { set_range(&mut words, from, to) } else { clear_range(&mut words, from, to) }
+                let mut want = bits.clone();
+                (from..to).for_each(|i| want[i as usize] = value);
+                prop_assert_eq!(unpack(&words, n), want);
+            }
+        }
+
+        #[test]
+        fn runs_partition_the_range(bits in prop::collection::vec(any::<bool>(), 1..200)) {
+            let words = pack(&bits);
+            let n = bits.len() as u32;
+            let mut seen = vec![None; bits.len()];
+            for (value, runs) in [(false, clear_runs(&words, 0, n).collect::<Vec<_>>()), (true, set_runs(&words, 0, n).collect())] {
+                for (start, end) in runs {
+                    prop_assert!(start < end && end <= n);
+                    (start..end).for_each(|i| seen[i as usize] = Some(value));
+                }
+            }
+            prop_assert_eq!(seen, bits.iter().map(|b| Some(*b)).collect::<Vec<_>>());
+        }
+    }
+}
