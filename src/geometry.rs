@@ -140,9 +140,11 @@ impl Geometry {
         self.page_size().max(self.block_size())
     }
 
-    /// Largest request, `PCPU_MIN_UNIT_SIZE`: 32 KiB rounded up to a page.
+    /// Largest request, `PCPU_MIN_UNIT_SIZE`: 32 KiB rounded up to a page. Units smaller than
+    /// that, which no kernel has, limit it further.
+    #[inline]
     pub fn max_request(&self) -> Bytes {
-        Bytes(round_up(32 << 10, self.page_size().0))
+        Bytes(round_up(32 << 10, self.page_size().0)).min(self.unit_size())
     }
 
     /// Bytes to bits; `bytes` must be a multiple of the granule.

@@ -12,9 +12,9 @@
 
 use std::fmt;
 
-/// What a name like `linux-5.14` stands for.
+/// What an engine name like `linux-5.14` stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Engine {
+pub enum Generation {
     /// Lameter's proposal of 2008: one bitmap, no chunks.
     CpuAlloc2008,
     /// 2009 to 4.13: a sorted array of area boundaries.
@@ -29,35 +29,41 @@ pub enum Engine {
     Linux514,
 }
 
-impl Engine {
+impl Generation {
     /// All engines, oldest first.
-    pub const ALL: [Engine; 6] =
-        [Engine::CpuAlloc2008, Engine::AreaMap, Engine::RfcV1, Engine::Linux414, Engine::Linux52, Engine::Linux514];
+    pub const ALL: [Generation; 6] = [
+        Generation::CpuAlloc2008,
+        Generation::AreaMap,
+        Generation::RfcV1,
+        Generation::Linux414,
+        Generation::Linux52,
+        Generation::Linux514,
+    ];
 
     /// The name used in the Python API and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
-            Engine::CpuAlloc2008 => "cpu_alloc-2008",
-            Engine::AreaMap => "areamap",
-            Engine::RfcV1 => "rfc-v1",
-            Engine::Linux414 => "linux-4.14",
-            Engine::Linux52 => "linux-5.2",
-            Engine::Linux514 => "linux-5.14",
+            Generation::CpuAlloc2008 => "cpu_alloc-2008",
+            Generation::AreaMap => "areamap",
+            Generation::RfcV1 => "rfc-v1",
+            Generation::Linux414 => "linux-4.14",
+            Generation::Linux52 => "linux-5.2",
+            Generation::Linux514 => "linux-5.14",
         }
     }
 
     /// The rules of this engine; `None` where it is not the merged bitmap allocator.
     pub const fn rules(self) -> Option<Rules> {
         match self {
-            Engine::Linux414 => Some(Rules::LINUX_4_14),
-            Engine::Linux52 => Some(Rules::LINUX_5_2),
-            Engine::Linux514 => Some(Rules::LINUX_5_14),
+            Generation::Linux414 => Some(Rules::LINUX_4_14),
+            Generation::Linux52 => Some(Rules::LINUX_5_2),
+            Generation::Linux514 => Some(Rules::LINUX_5_14),
             _ => None,
         }
     }
 }
 
-impl fmt::Display for Engine {
+impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -201,7 +207,7 @@ pub struct Preset {
     /// `6.12`, `4.19`, ...; `2008` and `rfc-v1` for what was never released.
     pub release: &'static str,
     /// The engine that reproduces it.
-    pub engine: Engine,
+    pub generation: Generation,
     /// Constants of the first chunk.
     pub layout: LayoutRules,
     /// Failed atomic requests print the failure line too (6.6 and later).
@@ -225,11 +231,17 @@ const fn layout(early_kib: u64, grouping: Grouping, regions: Regions, extra_slot
     }
 }
 
-const fn linux(release: &'static str, engine: Engine, early_kib: u64, grouping: Grouping, status: Status) -> Preset {
-    let extra = if matches!(engine, Engine::Linux514) { 4 } else { 2 };
+const fn linux(
+    release: &'static str,
+    generation: Generation,
+    early_kib: u64,
+    grouping: Grouping,
+    status: Status,
+) -> Preset {
+    let extra = if matches!(generation, Generation::Linux514) { 4 } else { 2 };
     Preset {
         release,
-        engine,
+        generation,
         layout: layout(early_kib, grouping, Regions::HiddenEnds, extra),
         warn_atomic: false,
         unmap_nothing: false,
@@ -249,7 +261,7 @@ const fn accounted(mut preset: Preset) -> Preset {
     preset
 }
 
-use Engine::{Linux414, Linux514, Linux52};
+use Generation::{Linux414, Linux514, Linux52};
 use Grouping::{AllMembers, FirstMember};
 use Status::{Assumed, Proven, Recorded};
 
@@ -257,7 +269,7 @@ use Status::{Assumed, Proven, Recorded};
 pub const PRESETS: &[Preset] = &[
     Preset {
         release: "2008",
-        engine: Engine::CpuAlloc2008,
+        generation: Generation::CpuAlloc2008,
         layout: layout(0, AllMembers, Regions::WholeUnit, 0),
         warn_atomic: false,
         unmap_nothing: false,
@@ -266,7 +278,7 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         release: "4.13",
-        engine: Engine::AreaMap,
+        generation: Generation::AreaMap,
         layout: layout(12, AllMembers, Regions::WholeUnit, 2),
         warn_atomic: false,
         unmap_nothing: false,
@@ -275,7 +287,7 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         release: "rfc-v1",
-        engine: Engine::RfcV1,
+        generation: Generation::RfcV1,
         layout: layout(12, AllMembers, Regions::PaddedReserved, 2),
         warn_atomic: false,
         unmap_nothing: false,
@@ -308,11 +320,11 @@ impl Preset {
     }
 
     /// The preset that stands for an engine when only its name is given: the newest proven one.
-    pub fn of_engine(engine: Engine) -> &'static Preset {
+    pub fn of_generation(generation: Generation) -> &'static Preset {
         PRESETS
             .iter()
             .rev()
-            .find(|preset| preset.engine == engine && preset.status != Assumed)
+            .find(|preset| preset.generation == generation && preset.status != Assumed)
             .expect("every engine has a preset that is not assumed")
     }
 }
@@ -322,12 +334,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_engine_has_a_preset_and_a_distinct_name() {
-        for engine in Engine::ALL {
-            assert_eq!(Preset::of_engine(engine).engine, engine);
+    fn every_generation_has_a_preset_and_a_distinct_name() {
+        for generation in Generation::ALL {
+            assert_eq!(Preset::of_generation(generation).generation, generation);
         }
-        assert_eq!(Preset::of_engine(Engine::Linux514).release, DEFAULT_RELEASE);
-        assert_eq!(Preset::of_engine(Engine::Linux52).release, "5.4");
+        assert_eq!(Preset::of_generation(Generation::Linux514).release, DEFAULT_RELEASE);
+        assert_eq!(Preset::of_generation(Generation::Linux52).release, "5.4");
     }
 
     #[test]
