@@ -1,0 +1,178 @@
+//! Finding a place: region iterators over the hints, block fit, area scan.
+//!
+//! Nothing here changes the chunk. Offsets are chunk bits, signed as in the kernel,
+//! because an alignment pad below a small block may come out negative.
+//!
+//! Source: specification 10 sections 4, 6.1 and 6.2.
+
+use super::{Chunk, Context};
+use crate::bitmap;
+
+/// A stretch of free bits seen by an iterator, or the end of the map.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Region {
+    pub off: i32,
+    pub len: i32,
+}
+
+/// The place that the area scan found, and the largest area that it passed over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub off: u32,
+    /// Start and length; length 0 = nothing was passed over.
+    pub skipped: (u32, u32),
+}
+
+/// Rounds up to a power of two.
+#[inline]
+fn align_up(value: i32, align: i32) -> i32 {
+    (value + align - 1) & -align
+}
+
+impl Chunk {
+    /// The next free region at or after `off`, for refreshing the chunk-wide hint: per block
+    /// the contig run if it lies inside, and the runs across block borders.
+    pub(super) fn next_free_region(&self, ctx: &Context, off: i32) -> Region {
+        let shift = ctx.geometry.block_bits_shift();
+        let bits = ctx.geometry.block_bits() as i32;
+        let mut index = (off >> shift) as usize;
+        let mut block_off = off & (bits - 1);
+        let mut region = Region { off, len: 0 };
+        while let Some(block) = self.blocks.get(index) {
+            if region.len != 0 {
+                region.len += block.left_free;
+                if block.left_free != bits {
+                    return region;
+                }
+                index += 1;
+                continue;
+            }
+            region.len = block.contig_hint;
+            if region.len != 0 && block.contig_hint_start >= block_off && block.contig_hint_start + region.len < bits {
+                region.off = ((index as i32) << shift) + block.contig_hint_start;
+                return region;
+            }
+            block_off = 0;
+            region.len = block.right_free;
+            region.off = ((index as i32 + 1) << shift) - block.right_free;
+            index += 1;
+        }
+        region
+    }
+
+    /// The next region at or after `off` that fits `bits` at `align`; `off` at the end of the
+    /// map when there is none.
+    fn next_fit_region(&self, ctx: &Context, bits: i32, align: i32, off: i32) -> Region {
+        let shift = ctx.geometry.block_bits_shift();
+        let block_bits = ctx.geometry.block_bits() as i32;
+        let large_blocks = ctx.geometry.block_bits_shift() > ctx.geometry.page_bits_shift();
+        let mut index = (off >> shift) as usize;
+        let mut block_off = off & (block_bits - 1);
+        let mut region = Region { off, len: 0 };
+        while let Some(block) = self.blocks.get(index) {
+            if region.len != 0 {
+                region.len += block.left_free;
+                if region.len >= bits {
+                    return region;
+                }
+                if block.left_free == block_bits {
+                    index += 1;
+                    continue;
+                }
+            }
+            let pad = align_up(block.contig_hint_start, align) - block.contig_hint_start;
+            if block.contig_hint != 0 && block.contig_hint_start >= block_off && block.contig_hint >= pad + bits {
+                let start = block.next_hint(bits, &ctx.rules);
+                // Blocks above a page only: the search may have to go on inside a block.
+                let start = if large_blocks { start.max(block_off) } else { start };
+                region.len = pad + bits + block.contig_hint_start - start;
+                region.off = ((index as i32) << shift) + start;
+                return region;
+            }
+            let edge = block_bits - block.right_free;
+            // Blocks above a page only: a run at the edge counts from `block_off` on.
+            let edge = if large_blocks { edge.max(block_off) } else { edge };
+            block_off = 0;
+            let start = align_up(edge, align);
+            region.len = block_bits - start;
+            region.off = ((index as i32) << shift) + start;
+            if region.len >= bits {
+                return region;
+            }
+            index += 1;
+        }
+        region.off = self.md.nr_bits;
+        region
+    }
+
+    /// Where a search for `bits` at `align` must start; `None` if the hints show no fit.
+    ///
+    /// `pop_only` accepts only regions whose pages are all populated.
+    #[inline]
+    pub fn find_block_fit(&self, ctx: &Context, bits: u32, align: u32, pop_only: bool) -> Option<u32> {
+        let (bits, align) = (bits as i32, align as i32);
+        // Kernel: the contig run is judged at its own alignment; an aligned fit elsewhere
+        // does not help (10 section 6.1).
+        let pad = align_up(self.md.contig_hint_start, align) - self.md.contig_hint_start;
+        if pad + bits > self.md.contig_hint {
+            return None;
+        }
+        let mut off = self.md.next_hint(bits, &ctx.rules);
+        loop {
+            let region = self.next_fit_region(ctx, bits, align, off);
+            if region.off >= self.md.nr_bits {
+                return None;
+            }
+            if !pop_only {
+                return Some(region.off as u32);
+            }
+            match self.skip_unpopulated(ctx, region) {
+                None => return Some(region.off as u32),
+                Some(next) => off = next,
+            }
+        }
+    }
+
+    /// `None` if every page of the region is populated, else the bit where the search goes on:
+    /// the first populated page after the first unpopulated one.
+    fn skip_unpopulated(&self, ctx: &Context, region: Region) -> Option<i32> {
+        let shift = ctx.geometry.page_bits_shift();
+        let first = (region.off >> shift) as u32;
+        let end = ((region.off + region.len + ctx.geometry.page_bits() as i32 - 1) >> shift) as u32;
+        let hole = bitmap::next_zero(&self.populated, end, first);
+        if hole >= end {
+            return None;
+        }
+        let next = bitmap::next_set(&self.populated, end, hole + 1);
+        Some((next << shift) as i32)
+    }
+
+    /// Scans the map from `start` for `bits` clear bits at `align`.
+    #[inline]
+    pub(super) fn find_area(&self, ctx: &Context, bits: u32, align: u32, start: u32) -> Option<Found> {
+        // To 5.1 the window is not bounded by the map; with hints as kept here it never
+        // finds anything beyond.
+        let end = (start + bits + ctx.geometry.block_bits()).min(self.nr_bits().0);
+        let mut start = start;
+        let mut skipped = (0, 0);
+        loop {
+            let clear = bitmap::next_zero(&self.alloc_map, end, start);
+            let off = (clear + align - 1) & align.wrapping_neg();
+            if off + bits > end {
+                return None;
+            }
+            let hit = bitmap::next_set(&self.alloc_map, off + bits, off);
+            if hit >= off + bits {
+                return Some(Found { off, skipped });
+            }
+            let len = hit - off;
+            let (best, best_len): (u32, u32) = skipped;
+            if len > best_len
+                || (len == best_len && best != 0 && (off == 0 || off.trailing_zeros() > best.trailing_zeros()))
+            {
+                skipped = (off, len);
+            }
+            start = hit + 1;
+        }
+    }
+}
