@@ -1,1 +1,231 @@
-//! (in the making)
+//! What stands behind chunks: pages, mappings, address space; and their faults.
+//!
+//! # Design
+//!
+//! The allocator asks for three things that can fail: address space for a new chunk, pages
+//! for a range of every unit, and the mapping of these pages. Each comes from a [`Supply`]
+//! that can be set to run dry, so that every failure path can be driven on command. What
+//! happened is recorded in a [`Journal`] on request.
+//!
+//! Address space goes upwards from 2^30 and is never reused; a replay gives the addresses of
+//! its recording instead.
+//!
+//! # Units
+//!
+//! Addresses in bytes; ranges in pages of a unit; supplies in calls (address space, mapping)
+//! or in pages of one CPU.
+//!
+//! # Source
+//!
+//! Specification 20 section 5, 21 section 7; the fault rules of the golden data's description.
+
+use crate::request::ChunkId;
+use crate::units::round_up;
+
+/// A resource that may run dry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Supply(Option<u64>);
+
+impl Supply {
+    /// Never runs dry.
+    pub const ENDLESS: Supply = Supply(None);
+
+    /// Serves the next `n` requests and fails from then on.
+    pub const fn of(n: u64) -> Self {
+        Supply(Some(n))
+    }
+
+    /// Takes `n`, one by one, and returns how many there were. What was taken is gone, also
+    /// when it was not enough.
+    pub fn take(&mut self, n: u64) -> u64 {
+        match &mut self.0 {
+            None => n,
+            Some(left) => {
+                let taken = n.min(*left);
+                *left -= taken;
+                taken
+            }
+        }
+    }
+}
+
+/// Something that happened behind the allocator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BackendEvent {
+    /// Address space for a chunk was made.
+    New(ChunkId),
+    /// A chunk was destroyed.
+    Del(ChunkId),
+    /// Pages `first..end` of a chunk were mapped in all units.
+    Map(ChunkId, u32, u32),
+    /// Pages `first..end` of a chunk were unmapped in all units.
+    Unmap(ChunkId, u32, u32),
+    /// An area was handed out on a page that is not populated (rfc-v1 only).
+    Unpopulated(ChunkId, u32),
+}
+
+/// Record of backend events and log lines; empty unless enabled.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    /// Whether anything is recorded.
+    pub enabled: bool,
+    /// Backend events in order.
+    pub events: Vec<BackendEvent>,
+    /// Log lines as `(level, text)` in order.
+    pub log: Vec<(u8, String)>,
+}
+
+impl Journal {
+    fn event(&mut self, event: BackendEvent) {
+        if self.enabled {
+            self.events.push(event);
+        }
+    }
+}
+
+/// Pages, mappings and address space.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Address space for new chunks, one per chunk.
+    pub chunk_supply: Supply,
+    /// Pages, one per page of one CPU.
+    pub page_supply: Supply,
+    /// Mapping calls, one per range of one CPU.
+    pub map_supply: Supply,
+    /// What happened.
+    pub journal: Journal,
+    /// Contiguous memory instead of mapped pages: chunks are populated as a whole when they
+    /// are made (the no-MMU back end).
+    pub contiguous: bool,
+    /// Pages held, over all CPUs.
+    pub backing_pages: u64,
+    /// Failing mapping calls are undone even if nothing was mapped (6.6 and later).
+    pub unmap_nothing: bool,
+    nr_cpus: u64,
+    next_addr: u64,
+    atom_size: u64,
+    chunk_span: u64,
+    page_size: u64,
+}
+
+impl Backend {
+    /// A backend for `nr_cpus` possible CPUs whose chunks span `chunk_span` bytes of address
+    /// space, aligned to `atom_size`.
+    pub fn new(nr_cpus: u32, page_size: u64, atom_size: u64, chunk_span: u64) -> Self {
+        Self {
+            chunk_supply: Supply::ENDLESS,
+            page_supply: Supply::ENDLESS,
+            map_supply: Supply::ENDLESS,
+            journal: Journal::default(),
+            contiguous: false,
+            backing_pages: 0,
+            unmap_nothing: false,
+            nr_cpus: u64::from(nr_cpus),
+            next_addr: 1 << 30,
+            atom_size,
+            chunk_span,
+            page_size,
+        }
+    }
+
+    /// Takes `span` bytes of address space that are used by something else.
+    pub fn reserve_span(&mut self, align: u64, span: u64) -> u64 {
+        let base = round_up(self.next_addr, align);
+        self.next_addr = base.saturating_add(span).saturating_add(self.page_size);
+        base
+    }
+
+    /// Address space for chunk `id`; `None` if there is none. `unit_pages` for contiguous memory.
+    pub fn create(&mut self, id: ChunkId, unit_pages: u32) -> Option<u64> {
+        if self.chunk_supply.take(1) == 0 || self.next_addr > u64::MAX / 2 {
+            return None;
+        }
+        let base = self.reserve_span(self.atom_size, self.chunk_span);
+        self.note_created(id, unit_pages);
+        Some(base)
+    }
+
+    /// Counts chunk `id`, whose address came from elsewhere.
+    pub fn note_created(&mut self, id: ChunkId, unit_pages: u32) {
+        if self.contiguous {
+            self.backing_pages += u64::from(unit_pages) * self.nr_cpus;
+        }
+        self.journal.event(BackendEvent::New(id));
+    }
+
+    /// Gives back what chunk `id` was made of.
+    pub fn destroy(&mut self, id: ChunkId, unit_pages: u32) {
+        if self.contiguous {
+            self.backing_pages -= u64::from(unit_pages) * self.nr_cpus;
+        }
+        self.journal.event(BackendEvent::Del(id));
+    }
+
+    /// Pages `first..end` for every unit of chunk `id`, mapped: all or nothing.
+    pub fn populate(&mut self, id: ChunkId, first: u32, end: u32) -> bool {
+        if self.contiguous {
+            return true;
+        }
+        let pages = u64::from(end - first) * self.nr_cpus;
+        if self.page_supply.take(pages) < pages {
+            return false;
+        }
+        let mapped = self.map_supply.take(self.nr_cpus);
+        if mapped > 0 {
+            self.journal.event(BackendEvent::Map(id, first, end));
+        }
+        if mapped < self.nr_cpus {
+            if mapped > 0 || self.unmap_nothing {
+                self.journal.event(BackendEvent::Unmap(id, first, end));
+            }
+            return false;
+        }
+        self.backing_pages += pages;
+        true
+    }
+
+    /// Gives back the pages `first..end` of every unit of chunk `id`.
+    pub fn depopulate(&mut self, id: ChunkId, first: u32, end: u32) {
+        if self.contiguous {
+            return;
+        }
+        self.backing_pages -= u64::from(end - first) * self.nr_cpus;
+        self.journal.event(BackendEvent::Unmap(id, first, end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_supply_keeps_nothing() {
+        let mut b = Backend::new(4, 4096, 4096, 65536);
+        b.page_supply = Supply::of(7);
+        assert!(!b.populate(ChunkId(1), 0, 2));
+        assert_eq!(b.backing_pages, 0);
+        assert!(!b.populate(ChunkId(1), 0, 1), "the pages of a failed request do not come back");
+        b.page_supply = Supply::ENDLESS;
+        assert!(b.populate(ChunkId(1), 0, 2));
+        assert_eq!(b.backing_pages, 8);
+    }
+
+    #[test]
+    fn failing_maps_are_undone() {
+        for (unmap_nothing, left, events) in [(false, 0, 0), (true, 0, 1), (false, 2, 2), (true, 2, 2)] {
+            let mut b = Backend::new(4, 4096, 4096, 65536);
+            b.journal.enabled = true;
+            b.unmap_nothing = unmap_nothing;
+            b.map_supply = Supply::of(left);
+            assert!(!b.populate(ChunkId(1), 0, 1));
+            assert_eq!(b.journal.events.len(), events);
+        }
+    }
+
+    #[test]
+    fn address_space_leaves_a_page_between_chunks() {
+        let mut b = Backend::new(1, 4096, 4096, 65536);
+        assert_eq!(b.create(ChunkId(1), 16), Some(1 << 30));
+        assert_eq!(b.create(ChunkId(2), 16), Some((1 << 30) + 65536 + 4096));
+    }
+}
