@@ -1,1 +1,270 @@
-//! (in the making)
+//! Engines: the generations of the allocator behind one set-up.
+//!
+//! # Design
+//!
+//! A [`Setup`] is everything an engine needs to begin: sizes, rules, what stands behind the
+//! chunks, and the regions of the boot area if there is one. [`Engine`] is what everything else
+//! needs of a generation: requests and frees, the worker, and read-only views. An engine shows a
+//! chunk as a [`ChunkView`], in which what it does not keep is `None`.
+//!
+//! # Source
+//!
+//! Specification 20, 22.
+
+pub mod linux;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::backend::Backend;
+use crate::block::Block;
+use crate::chunk::Role;
+use crate::error::{RequestError, Violation};
+use crate::geometry::Geometry;
+use crate::request::{ChunkId, Outcome, Request};
+use crate::slots::SlotNumbers;
+use crate::units::{Bytes, Pages};
+use crate::variant::{Generation, Rules};
+
+/// What replays, sweeps, comparisons and the Python package need of a generation.
+///
+/// `Debug` shows everything; two engines with equal text are in equal states.
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// Which generation this is.
+    fn generation(&self) -> Generation;
+
+    /// Sizes.
+    fn geometry(&self) -> &Geometry;
+
+    /// Serves a request.
+    fn alloc(&mut self, request: &Request) -> Outcome;
+
+    /// Frees the live area at byte `off` of a chunk and returns its size. `size` is what the
+    /// caller says the size is; only an engine that stores none looks at it.
+    fn free(&mut self, chunk: ChunkId, off: Bytes, size: Option<Bytes>) -> Result<Bytes, RequestError>;
+
+    /// Checks what [`Engine::free`] would refuse.
+    fn check_free(&self, chunk: ChunkId, off: Bytes, size: Option<Bytes>) -> Result<(), RequestError>;
+
+    /// True if the worker is scheduled.
+    fn balance_pending(&self) -> bool;
+
+    /// Runs the worker once, scheduled or not.
+    fn balance(&mut self);
+
+    /// Late boot: from now on the worker may be scheduled.
+    fn enable_async(&mut self);
+
+    /// What stands behind the chunks.
+    fn backend(&self) -> &Backend;
+
+    /// What stands behind the chunks, to inject faults.
+    fn backend_mut(&mut self) -> &mut Backend;
+
+    /// The chunk that an address in unit zero belongs to.
+    fn find_chunk(&self, addr: u64) -> Option<ChunkId>;
+
+    /// Numbers of the chunks that exist, ascending, the reserved chunk last.
+    fn chunk_ids(&self) -> Vec<ChunkId>;
+
+    /// Number of chunks ever made, the first chunk included and the reserved one not.
+    fn chunks_created(&self) -> u32;
+
+    /// A chunk.
+    fn chunk(&self, id: ChunkId) -> Option<ChunkView<'_>>;
+
+    /// The slot lists, in list order.
+    fn slots(&self) -> Vec<Vec<ChunkId>>;
+
+    /// Special slot numbers.
+    fn slot_numbers(&self) -> SlotNumbers;
+
+    /// The live area that contains byte `off` of a chunk: start and size in bytes.
+    fn area_at(&self, chunk: ChunkId, off: Bytes) -> Option<(Bytes, Bytes)>;
+
+    /// Counters beside those of [`Stats`].
+    fn totals(&self) -> Totals;
+
+    /// Lifetime counters.
+    fn stats(&self) -> &Stats;
+
+    /// Rescans everything and compares.
+    fn verify(&self) -> Result<(), Violation>;
+
+    /// A copy that shares nothing.
+    fn boxed_clone(&self) -> Box<dyn Engine>;
+
+    /// The Linux generations, for what only they have.
+    fn as_linux(&self) -> Option<&linux::Linux> {
+        None
+    }
+
+    /// The Linux generations, for what only they have.
+    fn as_linux_mut(&mut self) -> Option<&mut linux::Linux> {
+        None
+    }
+}
+
+impl Clone for Box<dyn Engine> {
+    fn clone(&self) -> Self {
+        self.boxed_clone()
+    }
+}
+
+/// Counters and flags of a whole allocator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Empty populated pages that count as ready.
+    pub nr_empty_pop_pages: i64,
+    /// Populated pages of each unit; `None` where the generation does not count them.
+    pub nr_populated: Option<u32>,
+    /// An atomic request failed since the worker last looked.
+    pub atomic_failed: bool,
+    /// The worker may be scheduled.
+    pub async_enabled: bool,
+}
+
+/// What an engine shows of one chunk; `None` = this generation does not keep it.
+#[derive(Clone, Debug)]
+pub struct ChunkView<'a> {
+    /// Simulated address of the chunk's base in unit zero.
+    pub base_addr: u64,
+    /// What the chunk is for.
+    pub role: Role,
+    /// The list it is on; `None` for the reserved chunk.
+    pub slot: Option<u32>,
+    /// Free bytes.
+    pub free_bytes: Bytes,
+    /// Pages of the map.
+    pub nr_pages: Pages,
+    /// Bytes hidden before the served region.
+    pub start_offset: Bytes,
+    /// Bytes hidden behind the served region.
+    pub end_offset: Bytes,
+    /// Bytes from the start of the unit to the chunk's base: 0 except in boot chunks.
+    pub unit_off: Bytes,
+    /// Live areas.
+    pub nr_alloc: u32,
+    /// Largest request ever served.
+    pub max_alloc_size: Bytes,
+    /// Populated pages.
+    pub nr_populated: Pages,
+    /// One bit a page.
+    pub populated: Cow<'a, [u64]>,
+    /// Populated pages without an allocated bit, as counted.
+    pub nr_empty_pop_pages: Option<i32>,
+    /// Taken out of the active lists.
+    pub isolated: Option<bool>,
+    /// Set = allocated, one bit a granule.
+    pub alloc_map: Cow<'a, [u64]>,
+    /// Area boundaries, one bit more than `alloc_map`.
+    pub bound_map: Option<Cow<'a, [u64]>>,
+    /// Hints of each block.
+    pub blocks: Option<Cow<'a, [Block]>>,
+    /// Chunk-wide hints.
+    pub hints: Option<Block>,
+    /// The sorted array of area boundaries: start offset in bytes, bit 0 = in use.
+    pub area_map: Option<&'a [u32]>,
+}
+
+/// A region of the boot area that becomes a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BootRegion {
+    /// Base of the chunk, page aligned.
+    pub base_addr: u64,
+    /// Bytes before the served region.
+    pub start_offset: Bytes,
+    /// Bytes served.
+    pub size: Bytes,
+}
+
+/// The chunks that exist from the beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BootChunks {
+    /// Base of the unit that the boot chunks are part of.
+    pub base_addr: u64,
+    /// Serves dynamic requests.
+    pub first: BootRegion,
+    /// Serves reserved requests.
+    pub reserved: Option<BootRegion>,
+    /// Pages of each unit that the boot area holds.
+    pub nr_populated: Pages,
+}
+
+/// What an engine begins with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Sizes.
+    pub geometry: Geometry,
+    /// Behaviour flags.
+    pub rules: Rules,
+    /// Failed atomic requests print the failure line too.
+    pub warn_atomic: bool,
+    /// Whether the worker may be scheduled from the beginning.
+    pub async_enabled: bool,
+    /// Boot chunks; `None` = no chunk at all.
+    pub boot: Option<BootChunks>,
+    /// What stands behind the chunks.
+    pub backend: Backend,
+}
+
+/// Lifetime counters, as in the statistics file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stats {
+    /// Areas ever taken.
+    pub nr_alloc: u64,
+    /// Areas ever given back, failed populations included.
+    pub nr_dealloc: u64,
+    /// Live areas.
+    pub nr_cur_alloc: u64,
+    /// Most live areas at any time.
+    pub nr_max_alloc: u64,
+    /// Chunks; the boot chunks count as one.
+    pub nr_chunks: u32,
+    /// Most chunks at any time.
+    pub nr_max_chunks: u32,
+    /// Smallest request in bytes; the unit size before the first.
+    pub min_alloc_size: Bytes,
+    /// Largest request in bytes.
+    pub max_alloc_size: Bytes,
+}
+
+impl Stats {
+    /// Counters of an unused allocator.
+    pub fn new(unit_size: Bytes) -> Self {
+        Self {
+            nr_alloc: 0,
+            nr_dealloc: 0,
+            nr_cur_alloc: 0,
+            nr_max_alloc: 0,
+            nr_chunks: 0,
+            nr_max_chunks: 0,
+            min_alloc_size: unit_size,
+            max_alloc_size: Bytes(0),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn allocated(&mut self, size: Bytes) {
+        self.nr_alloc += 1;
+        self.nr_cur_alloc += 1;
+        self.nr_max_alloc = self.nr_max_alloc.max(self.nr_cur_alloc);
+        self.min_alloc_size = self.min_alloc_size.min(size);
+        self.max_alloc_size = self.max_alloc_size.max(size);
+    }
+
+    #[inline]
+    pub(crate) fn freed(&mut self) {
+        self.nr_dealloc += 1;
+        self.nr_cur_alloc -= 1;
+    }
+
+    pub(crate) fn chunk_created(&mut self) {
+        self.nr_chunks += 1;
+        self.nr_max_chunks = self.nr_max_chunks.max(self.nr_chunks);
+    }
+
+    pub(crate) fn chunk_destroyed(&mut self) {
+        self.nr_chunks -= 1;
+    }
+}

@@ -1,0 +1,357 @@
+//! The balance worker: surplus chunks, depopulation, a few empty pages ready.
+//!
+//! # Design
+//!
+//! ```text
+//! to 5.13   free surplus ------------> populate
+//! 5.14 on   free surplus -> reclaim -> populate -> free surplus that holds no pages
+//! ```
+//!
+//! [`Linux::run_worker`] runs until the kernel would drop the lock and returns what it waits
+//! for; what was decided before a drop is not decided again after it.
+//!
+//! Source: specification 21 sections 3 and 5.
+
+use super::{Linux, EMPTY_HIGH};
+use crate::request::ChunkId;
+
+/// What the worker waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The lock, to begin a pass over the fully-free list.
+    FreePass {
+        /// Only chunks without populated pages.
+        empty_only: bool,
+    },
+    /// Pages `first..end` of a chunk to be given back.
+    Release {
+        /// The chunk.
+        chunk: ChunkId,
+        /// First page.
+        first: u32,
+        /// Behind the last page.
+        end: u32,
+    },
+    /// A chunk to be destroyed.
+    Destroy(ChunkId),
+    /// The flush of translations after pages were given back.
+    Flush,
+    /// Pages `first..end` of a chunk to be populated.
+    Populate {
+        /// The chunk.
+        chunk: ChunkId,
+        /// First page.
+        first: u32,
+        /// Behind the last page.
+        end: u32,
+    },
+    /// A new chunk.
+    Create,
+}
+
+/// The answer to a [`Stop`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Done {
+    /// It was done.
+    Ok,
+    /// It could not be done.
+    Failed,
+    /// The new chunk.
+    Created(ChunkId),
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Start {
+        empty_only: bool,
+    },
+    /// Chunk `surplus[at]` of the private list, pages from `page` on.
+    Surplus {
+        at: usize,
+        page: u32,
+    },
+    Reclaim,
+    /// Walking down the pages of the head of the to-depopulate list.
+    Pages {
+        chunk: ChunkId,
+        next: i32,
+        released: bool,
+    },
+    Settle {
+        chunk: ChunkId,
+        reintegrate: bool,
+    },
+    Want,
+    /// Populating in the lists from `slot` on.
+    Slot {
+        slot: u32,
+        want: u32,
+    },
+    Populate {
+        slot: u32,
+        chunk: ChunkId,
+        page: u32,
+        want: u32,
+    },
+    Finished,
+}
+
+/// A run of the worker.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    stage: Stage,
+    waits: Option<Stop>,
+    empty_only: bool,
+    surplus: Vec<ChunkId>,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self { stage: Stage::Start { empty_only: false }, waits: None, empty_only: false, surplus: Vec::new() }
+    }
+}
+
+impl Worker {
+    /// A worker that has not begun.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What it waits for.
+    pub fn waits(&self) -> Option<Stop> {
+        self.waits
+    }
+}
+
+impl Linux {
+    /// Runs the worker once with the backend.
+    pub fn balance(&mut self) {
+        self.balance_pending = false;
+        let mut worker = Worker::new();
+        let mut done = Done::Ok;
+        while let Some(stop) = self.run_worker(&mut worker, done) {
+            done = match stop {
+                Stop::FreePass { .. } | Stop::Flush | Stop::Destroy(_) => Done::Ok,
+                Stop::Release { chunk, first, end } => {
+                    self.backend.depopulate(chunk, first, end);
+                    Done::Ok
+                }
+                Stop::Populate { chunk, first, end } => {
+                    if self.backend.populate(chunk, first, end) {
+                        Done::Ok
+                    } else {
+                        Done::Failed
+                    }
+                }
+                Stop::Create => self.create_chunk().map_or(Done::Failed, Done::Created),
+            };
+        }
+    }
+
+    /// The worker was entered: from now on scheduling means another run.
+    pub(crate) fn clear_pending(&mut self) {
+        self.balance_pending = false;
+    }
+
+    /// Runs the worker from where it stopped to its next stop; `done` answers the last stop. `None`
+    /// when it has finished.
+    pub fn run_worker(&mut self, worker: &mut Worker, done: Done) -> Option<Stop> {
+        if let Some(stop) = worker.waits.take() {
+            self.answer(worker, stop, done);
+        } else if let Stage::Start { empty_only } = worker.stage {
+            worker.waits = Some(Stop::FreePass { empty_only });
+            return worker.waits;
+        }
+        worker.waits = loop {
+            match self.advance(worker) {
+                Some(stop) => break Some(stop),
+                None if matches!(worker.stage, Stage::Finished) => break None,
+                None => {}
+            }
+        };
+        worker.waits
+    }
+
+    /// Books what a stop has brought.
+    fn answer(&mut self, worker: &mut Worker, stop: Stop, done: Done) {
+        match (stop, &mut worker.stage) {
+            (Stop::FreePass { empty_only }, stage) => {
+                worker.empty_only = empty_only;
+                worker.surplus = self.collect_surplus(empty_only);
+                *stage = Stage::Surplus { at: 0, page: 0 };
+            }
+            (Stop::Release { chunk, first, end }, stage) => {
+                self.mark_depopulated(chunk, first, end);
+                match stage {
+                    Stage::Surplus { page, .. } => *page = end,
+                    Stage::Pages { released, .. } => *released = true,
+                    other => unreachable!("release in {other:?}"),
+                }
+            }
+            (Stop::Destroy(chunk), Stage::Surplus { at, page }) => {
+                self.destroy_chunk(chunk);
+                (*at, *page) = (*at + 1, 0);
+            }
+            (Stop::Flush, _) => {}
+            (Stop::Populate { chunk, first, end }, Stage::Populate { page, want, .. }) => {
+                if done == Done::Ok {
+                    *want -= end - first;
+                    *page = end;
+                    self.mark_populated(chunk, first, end, false);
+                } else {
+                    *want = 0;
+                }
+            }
+            (Stop::Create, stage) => match done {
+                Done::Created(id) => {
+                    self.relocate(id, None);
+                    *stage = Stage::Want;
+                }
+                _ => *stage = self.after_populate(),
+            },
+            (stop, stage) => unreachable!("{stop:?} in {stage:?}"),
+        }
+    }
+
+    /// One step; a stop, or `None` to go on.
+    fn advance(&mut self, worker: &mut Worker) -> Option<Stop> {
+        let depopulate = self.ctx.rules.depopulate;
+        match worker.stage {
+            Stage::Start { empty_only } => Some(Stop::FreePass { empty_only }),
+            Stage::Surplus { at, page } => {
+                let Some(chunk) = worker.surplus.get(at).copied() else {
+                    worker.surplus.clear();
+                    worker.stage = match (worker.empty_only, depopulate) {
+                        (true, _) => Stage::Finished,
+                        (false, true) => Stage::Reclaim,
+                        (false, false) => Stage::Want,
+                    };
+                    return None;
+                };
+                let range = self.chunk(chunk).expect("a surplus chunk exists").populated_range(page);
+                Some(match range {
+                    Some((first, end)) => Stop::Release { chunk, first, end },
+                    None => Stop::Destroy(chunk),
+                })
+            }
+            Stage::Reclaim => {
+                let list = self.numbers.to_depopulate.expect("depopulating rules have the list");
+                worker.stage = match self.slots.head(list) {
+                    Some(chunk) => {
+                        let next = self.chunk(chunk).expect("a listed chunk exists").nr_pages as i32 - 1;
+                        Stage::Pages { chunk, next, released: false }
+                    }
+                    None => Stage::Want,
+                };
+                None
+            }
+            Stage::Pages { chunk, next, released } => {
+                let (range, next, reintegrate) = self.pages_to_release(chunk, next);
+                if let Some((first, end)) = range {
+                    worker.stage = Stage::Pages { chunk, next, released };
+                    return Some(Stop::Release { chunk, first, end });
+                }
+                worker.stage = Stage::Settle { chunk, reintegrate };
+                released.then_some(Stop::Flush)
+            }
+            Stage::Settle { chunk, reintegrate } => {
+                let whole = self.chunk(chunk).expect("a listed chunk exists").free_bytes();
+                if reintegrate || whole == self.ctx.geometry.unit_size() {
+                    self.reintegrate(chunk);
+                } else {
+                    let list = self.numbers.sidelined.expect("depopulating rules have the list");
+                    self.slots.push_back(list, chunk);
+                }
+                worker.stage = Stage::Reclaim;
+                None
+            }
+            Stage::Want => {
+                let want = if self.atomic_failed {
+                    self.atomic_failed = false;
+                    EMPTY_HIGH
+                } else {
+                    (EMPTY_HIGH - self.nr_empty_pop_pages).clamp(0, EMPTY_HIGH)
+                };
+                let slot = self.size_to_slot(self.ctx.geometry.page_size());
+                worker.stage = Stage::Slot { slot, want: want as u32 };
+                None
+            }
+            Stage::Slot { want: 0, .. } => {
+                worker.stage = self.after_populate();
+                None
+            }
+            Stage::Slot { slot, want } => {
+                let Some(slot) = self.slots.occupied_from(slot).filter(|slot| *slot <= self.numbers.free) else {
+                    return Some(Stop::Create);
+                };
+                let has_room = |id: &ChunkId| self.chunk(*id).is_some_and(|c| c.nr_populated < c.nr_pages);
+                let chunk = self.slots.iter(slot).find(has_room);
+                worker.stage = match chunk {
+                    Some(chunk) => Stage::Populate { slot, chunk, page: 0, want },
+                    None => Stage::Slot { slot: slot + 1, want },
+                };
+                None
+            }
+            Stage::Populate { slot, chunk, page, want } => {
+                let c = self.chunk(chunk).expect("the chunk exists");
+                let range = if want == 0 { None } else { c.unpopulated_range(page, c.nr_pages) };
+                match range {
+                    Some((first, end)) => Some(Stop::Populate { chunk, first, end: end.min(first + want) }),
+                    None => {
+                        worker.stage = Stage::Slot { slot: slot + 1, want };
+                        None
+                    }
+                }
+            }
+            Stage::Finished => None,
+        }
+    }
+
+    fn after_populate(&self) -> Stage {
+        if self.ctx.rules.depopulate {
+            Stage::Start { empty_only: true }
+        } else {
+            Stage::Finished
+        }
+    }
+
+    /// Takes the surplus chunks off the fully-free list: all but its head, or those of them
+    /// without empty pages; last first.
+    fn collect_surplus(&mut self, empty_only: bool) -> Vec<ChunkId> {
+        let surplus = |id: &ChunkId| !empty_only || self.chunk(*id).is_some_and(|chunk| chunk.nr_empty_pop_pages == 0);
+        let mut list: Vec<ChunkId> = self.slots.iter(self.numbers.free).skip(1).filter(surplus).collect();
+        list.iter().for_each(|id| self.slots.remove(*id));
+        list.reverse();
+        list
+    }
+
+    /// The next range of empty pages of an isolated chunk, from page `from` downwards: the range,
+    /// where to go on, and whether the chunk is to be reintegrated instead.
+    fn pages_to_release(&self, id: ChunkId, from: i32) -> (Option<(u32, u32)>, i32, bool) {
+        let chunk = self.chunk(id).expect("a listed chunk exists");
+        let mut end = None;
+        let mut page = from;
+        while page >= 0 {
+            if chunk.nr_empty_pop_pages == 0 {
+                return (None, -1, false);
+            }
+            if self.nr_empty_pop_pages < EMPTY_HIGH {
+                // A range that was being collected stays populated.
+                return (None, -1, true);
+            }
+            if crate::bitmap::test(&chunk.populated, page as u32) && chunk.page_is_empty(&self.ctx, page as u32) {
+                end.get_or_insert(page as u32 + 1);
+                if page > 0 {
+                    page -= 1;
+                    continue;
+                }
+                page = -1;
+            }
+            if let Some(end) = end {
+                return (Some(((page + 1) as u32, end)), page - 1, false);
+            }
+            page -= 1;
+        }
+        (None, -1, false)
+    }
+}

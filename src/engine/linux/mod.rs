@@ -1,0 +1,537 @@
+//! The merged bitmap allocator, 4.14 to today: chunks on slot lists.
+//!
+//! # Design
+//!
+//! The three Linux generations in one: what differs is a flag of
+//! [`Rules`](crate::variant::Rules). `request` serves requests, `balance` is the worker that
+//! destroys surplus chunks, gives pages back and keeps a few empty pages ready; this file
+//! holds the state, frees, and the moves of chunks between lists.
+//!
+//! Nothing runs by itself. Requests and worker are written as activities that stop where the
+//! kernel drops its lock, say what they wait for, and are told the answer. A plain call asks the
+//! [`Backend`]; a replay gives the answers of its recording, in the recorded order.
+//!
+//! # Units
+//!
+//! Bytes where a type says so, else bits and pages as named.
+//!
+//! # Invariants
+//!
+//! Listed in `docs/design.md` and checked by [`Linux::verify`].
+//!
+//! # Source
+//!
+//! Specification 20 and 21.
+
+mod balance;
+mod request;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+pub use balance::{Done, Stop, Worker};
+pub use request::{Need, Progress, Task};
+
+use super::{ChunkView, Engine, Setup, Stats, Totals};
+use crate::backend::Backend;
+use crate::chunk::{Chunk, Context, Role};
+use crate::error::{RequestError, Violation};
+use crate::geometry::Geometry;
+use crate::request::{ChunkId, Outcome, Request};
+use crate::slots::{SlotNumbers, Slots};
+use crate::units::{Bits, Bytes};
+use crate::variant::{Generation, Rules};
+
+/// `PCPU_EMPTY_POP_PAGES_LOW`.
+const EMPTY_LOW: i32 = 2;
+/// `PCPU_EMPTY_POP_PAGES_HIGH`.
+const EMPTY_HIGH: i32 = 4;
+/// `PCPU_SLOT_FAIL_THRESHOLD`.
+const FAIL_THRESHOLD: u32 = 3;
+/// Failure lines for the life of the system.
+const WARN_LIMIT: u32 = 10;
+
+/// The allocator of 4.14 to today.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    pub(crate) ctx: Context,
+    pub(crate) numbers: SlotNumbers,
+    /// By creation number; `None` once destroyed.
+    pub(crate) chunks: Vec<Option<Box<Chunk>>>,
+    pub(crate) reserved: Option<Box<Chunk>>,
+    pub(crate) first: Option<ChunkId>,
+    pub(crate) slots: Slots,
+    /// Chunks that are not of the boot area, by base address.
+    by_base: BTreeMap<u64, ChunkId>,
+    /// Empty populated pages of all chunks that are neither reserved nor isolated.
+    pub(crate) nr_empty_pop_pages: i32,
+    /// Populated pages of each unit, all chunks.
+    pub(crate) nr_populated: u32,
+    pub(crate) atomic_failed: bool,
+    /// Whether the worker may be scheduled: false until late boot.
+    pub(crate) async_enabled: bool,
+    pub(crate) balance_pending: bool,
+    pub(crate) stats: Stats,
+    /// What stands behind the chunks.
+    pub backend: Backend,
+    warn_limit: u32,
+    warn_atomic: bool,
+    /// Base of the boot area's unit.
+    pub(crate) boot_base: u64,
+    /// Populated pages that the boot area accounts for.
+    pub(crate) boot_populated: u32,
+}
+
+impl Linux {
+    /// An allocator right after the set-up of its first chunk, or without any chunk.
+    pub fn new(setup: &Setup) -> Self {
+        let ctx = Context { geometry: setup.geometry, rules: setup.rules };
+        let mut linux = Self::empty(setup, ctx);
+        if let Some(boot) = &setup.boot {
+            linux.reserved = boot.reserved.map(|region| {
+                Box::new(Chunk::boot(&ctx, region.base_addr, Role::Reserved, region.start_offset, region.size))
+            });
+            let region = boot.first;
+            let first = Chunk::boot(&ctx, region.base_addr, Role::First, region.start_offset, region.size);
+            linux.nr_empty_pop_pages = first.nr_empty_pop_pages;
+            linux.nr_populated = boot.nr_populated.0;
+            linux.boot_populated = boot.nr_populated.0;
+            linux.stats.chunk_created();
+            linux.first = Some(ChunkId(0));
+            linux.boot_base = boot.base_addr;
+            linux.chunks.push(Some(Box::new(first)));
+            linux.relocate(ChunkId(0), None);
+        }
+        linux
+    }
+
+    /// An allocator with these sizes and no chunk at all.
+    pub(crate) fn empty(setup: &Setup, ctx: Context) -> Self {
+        let unit_slot = Geometry::slot_formula(ctx.geometry.unit_size());
+        let numbers = SlotNumbers::new(unit_slot, ctx.rules.depopulate);
+        Self {
+            ctx,
+            numbers,
+            chunks: Vec::new(),
+            reserved: None,
+            first: None,
+            slots: Slots::new(numbers.nr_slots),
+            by_base: BTreeMap::new(),
+            nr_empty_pop_pages: 0,
+            nr_populated: 0,
+            atomic_failed: false,
+            async_enabled: setup.async_enabled,
+            balance_pending: false,
+            stats: Stats::new(ctx.geometry.unit_size()),
+            backend: setup.backend.clone(),
+            warn_limit: WARN_LIMIT,
+            warn_atomic: setup.warn_atomic,
+            boot_base: 0,
+            boot_populated: 0,
+        }
+    }
+
+    /// Sizes and rules.
+    pub fn context(&self) -> &Context {
+        &self.ctx
+    }
+
+    /// Special slot numbers.
+    pub fn slot_numbers(&self) -> &SlotNumbers {
+        &self.numbers
+    }
+
+    /// The slot lists.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// A chunk by number.
+    #[inline]
+    pub fn chunk(&self, id: ChunkId) -> Option<&Chunk> {
+        if id.is_reserved() {
+            return self.reserved.as_deref();
+        }
+        self.chunks.get(id.0 as usize)?.as_deref()
+    }
+
+    /// Numbers of the chunks that exist, ascending, the reserved chunk last.
+    pub fn chunk_ids(&self) -> impl Iterator<Item = ChunkId> + '_ {
+        let numbered = self.chunks.iter().enumerate().filter(|(_, chunk)| chunk.is_some());
+        numbered.map(|(id, _)| ChunkId(id as u32)).chain(self.reserved.is_some().then_some(ChunkId::RESERVED))
+    }
+
+    /// The chunk that an address in unit zero belongs to, as `free` finds it.
+    ///
+    /// Specification 33 section 3.
+    pub fn find_chunk(&self, addr: u64) -> Option<ChunkId> {
+        let serves = |chunk: &Chunk| {
+            let len = self.ctx.geometry.pages_to_bytes(chunk.nr_pages()).0;
+            let from = chunk.base_addr.wrapping_add(u64::from(chunk.start_offset));
+            addr.wrapping_sub(from) < len - u64::from(chunk.start_offset) - u64::from(chunk.end_offset)
+        };
+        if self.first.is_some_and(|id| self.chunk(id).is_some_and(serves)) {
+            return self.first;
+        }
+        if self.reserved.as_deref().is_some_and(serves) {
+            return Some(ChunkId::RESERVED);
+        }
+        let (base, id) = self.by_base.range(..=addr).next_back()?;
+        (addr - base < self.ctx.geometry.unit_size().0).then_some(*id)
+    }
+
+    /// The chunk whose base is `base`; a base shared by both boot chunks means the first chunk.
+    pub fn chunk_at_base(&self, base: u64) -> Option<ChunkId> {
+        if let Some(id) = self.by_base.get(&base) {
+            return Some(*id);
+        }
+        let boot = [self.first, self.reserved.as_ref().map(|_| ChunkId::RESERVED)];
+        boot.into_iter().flatten().find(|id| self.chunk(*id).is_some_and(|chunk| chunk.base_addr == base))
+    }
+
+    #[inline]
+    fn chunk_mut(&mut self, id: ChunkId) -> &mut Chunk {
+        let slot = if id.is_reserved() { self.reserved.as_mut() } else { self.chunks[id.0 as usize].as_mut() };
+        slot.expect("the chunk exists")
+    }
+
+    /// The list for `size` bytes.
+    #[inline]
+    fn size_to_slot(&self, size: Bytes) -> u32 {
+        if size == self.ctx.geometry.unit_size() {
+            self.numbers.free
+        } else {
+            Geometry::slot_formula(size)
+        }
+    }
+
+    /// The list that a chunk belongs on by its hints.
+    #[inline]
+    pub(crate) fn chunk_slot(&self, chunk: &Chunk) -> u32 {
+        let g = &self.ctx.geometry;
+        if chunk.free_bytes() < g.min_alloc_size() || chunk.md.contig_hint == 0 {
+            return 0;
+        }
+        if self.ctx.rules.slot_by_contig {
+            self.size_to_slot(g.bits_to_bytes(Bits(chunk.md.contig_hint as u32)))
+        } else {
+            self.size_to_slot(chunk.free_bytes())
+        }
+    }
+
+    /// Moves a chunk to the list of its hints, coming from list `from` (`None` = new). The list it
+    /// is physically on does not matter (20 section 2).
+    #[inline]
+    fn relocate(&mut self, id: ChunkId, from: Option<u32>) {
+        if id.is_reserved() {
+            return;
+        }
+        let chunk = self.chunks[id.0 as usize].as_deref().expect("the chunk exists");
+        if chunk.isolated {
+            return;
+        }
+        let to = self.chunk_slot(chunk);
+        match from {
+            Some(from) if from == to => {}
+            Some(from) if from > to => self.slots.push_back(to, id),
+            _ => self.slots.push_front(to, id),
+        }
+    }
+
+    /// Runs `change` on a chunk, then relocates it and lets the global page count follow.
+    #[inline]
+    fn change<T>(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk, &Context) -> T) -> T {
+        let ctx = self.ctx;
+        let from = self.chunk_slot(self.chunk(id).expect("the chunk exists"));
+        let chunk = self.chunk_mut(id);
+        let before = chunk.nr_empty_pop_pages;
+        let result = change(chunk, &ctx);
+        let gained = chunk.nr_empty_pop_pages - before;
+        if gained != 0 && !chunk.isolated && !id.is_reserved() {
+            self.nr_empty_pop_pages += gained;
+        }
+        self.relocate(id, Some(from));
+        result
+    }
+
+    /// Schedules the worker; dropped before late boot.
+    fn schedule_balance(&mut self) {
+        if self.async_enabled {
+            self.balance_pending = true;
+        }
+    }
+
+    /// The bit of the live area at byte `off` of chunk `id`.
+    ///
+    /// The kernel does not check; here an offset that starts no live area is refused.
+    fn live_bit(&self, id: ChunkId, off: Bytes) -> Result<u32, RequestError> {
+        let bad = |reason: String| RequestError::InvalidFree { ptr: off.0, reason };
+        let Some(chunk) = self.chunk(id) else {
+            return Err(bad(format!("chunk {id} does not exist")));
+        };
+        let granule = self.ctx.geometry.min_alloc_size().0;
+        let bit = off.0 / granule;
+        if off.0 % granule != 0 || bit >= u64::from(chunk.nr_bits().0) || !chunk.is_area_start(&self.ctx, bit as u32) {
+            return Err(bad(format!("no live area starts at byte {} of chunk {id}", off.0)));
+        }
+        Ok(bit as u32)
+    }
+
+    /// Frees the live area at bit `bit`, which must start one.
+    pub(crate) fn free_bit(&mut self, id: ChunkId, bit: u32) -> Bytes {
+        let size = self.release_area(id, bit);
+        let chunk = self.chunk(id).expect("the chunk exists");
+        if chunk.free_bytes() == self.ctx.geometry.unit_size() && !chunk.isolated {
+            // Boot chunks too, in the rare case that one serves a whole unit.
+            let other = self.slots.iter(self.numbers.free).any(|other| other != id);
+            if other {
+                self.schedule_balance();
+            }
+        } else if self.ctx.rules.depopulate && self.should_reclaim(id) {
+            self.isolate(id);
+            self.schedule_balance();
+        }
+        size
+    }
+
+    /// Statistics and maps of a free, without what it may schedule.
+    fn release_area(&mut self, id: ChunkId, bit: u32) -> Bytes {
+        self.stats.freed();
+        self.chunk_mut(id).nr_alloc -= 1;
+        let bits = self.change(id, |chunk, ctx| chunk.free_area(ctx, bit));
+        self.ctx.geometry.bits_to_bytes(bits)
+    }
+
+    /// Whether a free has left a chunk with so many empty pages that they should be given back.
+    fn should_reclaim(&self, id: ChunkId) -> bool {
+        if self.backend.contiguous {
+            return false;
+        }
+        let chunk = self.chunk(id).expect("the chunk exists");
+        if chunk.role != Role::Dynamic {
+            return false;
+        }
+        let own = chunk.nr_empty_pop_pages;
+        (chunk.isolated && own > 0)
+            || (self.nr_empty_pop_pages > EMPTY_HIGH + own && own >= (chunk.nr_pages / 4) as i32)
+    }
+
+    fn isolate(&mut self, id: ChunkId) {
+        let chunk = self.chunk_mut(id);
+        if !chunk.isolated {
+            chunk.isolated = true;
+            let own = chunk.nr_empty_pop_pages;
+            self.nr_empty_pop_pages -= own;
+        }
+        let slot = self.numbers.to_depopulate.expect("depopulating rules have the list");
+        self.slots.push_front(slot, id);
+    }
+
+    fn reintegrate(&mut self, id: ChunkId) {
+        let chunk = self.chunk_mut(id);
+        if chunk.isolated {
+            chunk.isolated = false;
+            let own = chunk.nr_empty_pop_pages;
+            self.nr_empty_pop_pages += own;
+            self.relocate(id, None);
+        }
+    }
+
+    /// Marks pages populated, in the chunk and globally.
+    pub(crate) fn mark_populated(&mut self, id: ChunkId, first: u32, end: u32, for_alloc: bool) {
+        self.count_pages(id, |chunk, ctx| chunk.mark_populated(ctx, first, end, for_alloc));
+        self.nr_populated += end - first;
+    }
+
+    /// Marks pages unpopulated, in the chunk and globally.
+    pub(crate) fn mark_depopulated(&mut self, id: ChunkId, first: u32, end: u32) {
+        self.count_pages(id, |chunk, _| chunk.mark_depopulated(first, end));
+        self.nr_populated -= end - first;
+    }
+
+    fn count_pages<T>(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk, &Context) -> T) {
+        let ctx = self.ctx;
+        let chunk = self.chunk_mut(id);
+        let before = chunk.nr_empty_pop_pages;
+        change(chunk, &ctx);
+        let gained = chunk.nr_empty_pop_pages - before;
+        if !chunk.isolated && !id.is_reserved() {
+            self.nr_empty_pop_pages += gained;
+        }
+    }
+
+    /// Makes a chunk with address space from the backend. It is on no list yet.
+    pub(crate) fn create_chunk(&mut self) -> Option<ChunkId> {
+        let id = ChunkId(self.chunks.len() as u32);
+        let base = self.backend.create(id, self.ctx.geometry.unit_pages().0)?;
+        Some(self.add_chunk(id, base))
+    }
+
+    /// Makes a chunk at `base`, which a recording gives. It is on no list yet.
+    pub(crate) fn create_chunk_at(&mut self, base: u64) -> ChunkId {
+        let id = ChunkId(self.chunks.len() as u32);
+        self.backend.note_created(id, self.ctx.geometry.unit_pages().0);
+        self.add_chunk(id, base)
+    }
+
+    fn add_chunk(&mut self, id: ChunkId, base: u64) -> ChunkId {
+        self.insert_chunk(id, Chunk::new(&self.ctx, base));
+        if self.backend.contiguous {
+            let pages = self.ctx.geometry.unit_pages().0;
+            self.mark_populated(id, 0, pages, false);
+        }
+        self.stats.chunk_created();
+        id
+    }
+
+    /// Puts a chunk under its number; it is on no list yet.
+    pub(crate) fn insert_chunk(&mut self, id: ChunkId, chunk: Chunk) {
+        if chunk.role == Role::Dynamic {
+            self.by_base.insert(chunk.base_addr, id);
+        }
+        if self.chunks.len() <= id.0 as usize {
+            self.chunks.resize_with(id.0 as usize + 1, || None);
+        }
+        self.chunks[id.0 as usize] = Some(Box::new(chunk));
+    }
+
+    /// Removes a chunk that is on no list.
+    fn destroy_chunk(&mut self, id: ChunkId) {
+        debug_assert_eq!(self.slots.slot_of(id), None);
+        let chunk = self.chunks[id.0 as usize].take().expect("the chunk exists");
+        self.by_base.remove(&chunk.base_addr);
+        self.stats.chunk_destroyed();
+        self.backend.destroy(id, chunk.nr_pages);
+    }
+}
+
+impl Engine for Linux {
+    fn generation(&self) -> Generation {
+        match self.ctx.rules {
+            Rules { depopulate: true, .. } => Generation::Linux514,
+            Rules { scan_hints: true, .. } => Generation::Linux52,
+            _ => Generation::Linux414,
+        }
+    }
+
+    fn geometry(&self) -> &Geometry {
+        &self.ctx.geometry
+    }
+
+    fn alloc(&mut self, request: &Request) -> Outcome {
+        Linux::alloc(self, request)
+    }
+
+    fn free(&mut self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<Bytes, RequestError> {
+        let bit = self.live_bit(chunk, off)?;
+        Ok(self.free_bit(chunk, bit))
+    }
+
+    fn check_free(&self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<(), RequestError> {
+        self.live_bit(chunk, off).map(drop)
+    }
+
+    fn balance_pending(&self) -> bool {
+        self.balance_pending
+    }
+
+    fn balance(&mut self) {
+        Linux::balance(self);
+    }
+
+    fn enable_async(&mut self) {
+        self.async_enabled = true;
+    }
+
+    fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    fn backend_mut(&mut self) -> &mut Backend {
+        &mut self.backend
+    }
+
+    fn find_chunk(&self, addr: u64) -> Option<ChunkId> {
+        Linux::find_chunk(self, addr)
+    }
+
+    fn chunk_ids(&self) -> Vec<ChunkId> {
+        Linux::chunk_ids(self).collect()
+    }
+
+    fn chunks_created(&self) -> u32 {
+        self.chunks.len() as u32
+    }
+
+    fn chunk(&self, id: ChunkId) -> Option<ChunkView<'_>> {
+        let chunk = Linux::chunk(self, id)?;
+        Some(ChunkView {
+            base_addr: chunk.base_addr,
+            role: chunk.role,
+            slot: self.slots.slot_of(id),
+            free_bytes: chunk.free_bytes(),
+            nr_pages: chunk.nr_pages(),
+            start_offset: chunk.start_offset(),
+            end_offset: chunk.end_offset(),
+            unit_off: Bytes(if chunk.immutable() { chunk.base_addr - self.boot_base } else { 0 }),
+            nr_alloc: chunk.nr_alloc,
+            max_alloc_size: chunk.max_alloc_size(),
+            nr_populated: chunk.nr_populated(),
+            populated: Cow::Borrowed(&chunk.populated),
+            nr_empty_pop_pages: Some(chunk.nr_empty_pop_pages),
+            isolated: self.ctx.rules.depopulate.then_some(chunk.isolated),
+            alloc_map: Cow::Borrowed(&chunk.alloc_map),
+            bound_map: Some(Cow::Borrowed(&chunk.bound_map)),
+            blocks: Some(Cow::Borrowed(&chunk.blocks)),
+            hints: Some(chunk.md),
+            area_map: None,
+        })
+    }
+
+    fn slots(&self) -> Vec<Vec<ChunkId>> {
+        (0..self.slots.len()).map(|slot| self.slots.iter(slot).collect()).collect()
+    }
+
+    fn slot_numbers(&self) -> SlotNumbers {
+        self.numbers
+    }
+
+    fn area_at(&self, chunk: ChunkId, off: Bytes) -> Option<(Bytes, Bytes)> {
+        let bit = u32::try_from(off.0 / self.ctx.geometry.min_alloc_size().0).ok()?;
+        let (start, end) = Linux::chunk(self, chunk)?.area_at(&self.ctx, bit)?;
+        let g = &self.ctx.geometry;
+        Some((g.bits_to_bytes(Bits(start)), g.bits_to_bytes(Bits(end - start))))
+    }
+
+    fn totals(&self) -> Totals {
+        Totals {
+            nr_empty_pop_pages: i64::from(self.nr_empty_pop_pages),
+            nr_populated: Some(self.nr_populated),
+            atomic_failed: self.atomic_failed,
+            async_enabled: self.async_enabled,
+        }
+    }
+
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn verify(&self) -> Result<(), Violation> {
+        Linux::verify(self)
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Engine> {
+        Box::new(self.clone())
+    }
+
+    fn as_linux(&self) -> Option<&Linux> {
+        Some(self)
+    }
+
+    fn as_linux_mut(&mut self) -> Option<&mut Linux> {
+        Some(self)
+    }
+}
