@@ -19,9 +19,9 @@
 //! block        hints of one stretch of the map
 //! chunk        maps, hints and pages of one chunk: search and update
 //! slots        chunk lists in exact order
+//! boot_log     boot lines and messages, written and parsed
 //! layout       topology, groups, first chunk
 //! address      per-CPU pointers and where they lead
-//! boot_log     boot lines and messages
 //! backend      pages, mappings and address space, and their faults
 //! engine       requests, frees and the balance worker over all of that
 //! state        complete states: recorded files, snapshots
