@@ -1,1 +1,25 @@
-//! (in the making)
+//! Layout: from a machine's CPUs and sizes to the first chunk.
+//!
+//! ```text
+//! Topology --+
+//! sizes -----+--> groups (AllocInfo) --> embed | page | explicit | UP --> first_chunk (tables, regions)
+//! rules -----+        30                     31.6   31.7                       31.1 to 31.5
+//!                                              ^ memory: where blocks lie
+//! ```
+//!
+//! [`FirstChunkRequest`] is the entry: fill it in, call [`FirstChunkRequest::build`], and get a [`FirstChunk`],
+//! which the engines and [`AddressMap`](crate::address::AddressMap) start from.
+
+pub mod embed;
+pub mod first_chunk;
+pub mod groups;
+pub mod memory;
+pub mod page;
+pub mod request;
+pub mod topology;
+
+pub use first_chunk::{FirstChunk, Region};
+pub use groups::{AllocInfo, Group, LayoutInput};
+pub use memory::{BootMemory, Contiguous, GivenAddresses, PagesOnly, Recorded, TopDown};
+pub use request::{Backend, FirstChunkRequest, Kind};
+pub use topology::{Distance, Topology, MAX_CPUS};

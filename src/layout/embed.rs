@@ -1,0 +1,95 @@
+//! Embed: one block of memory per group, used in place.
+//!
+//! # Design
+//!
+//! ```text
+//! group 1 block      hole between nodes        group 0 block
+//! |u|u|u|-|          ..................        |u|u|u|u|
+//! ^ base = lowest block                        ^ base_offset of group 0
+//! |<------------------ max_distance ------------------->|
+//! ```
+//!
+//! Later chunks need the same spacing in vmalloc space, so groups that are too far apart are refused. Holes and
+//! the tails of units behind the served bytes are given back.
+//!
+//! # Units
+//!
+//! Bytes.
+//!
+//! # Cost
+//!
+//! Linear in units.
+//!
+//! # Source
+//!
+//! Specification 31 sections 6 and 6.1, as from 4.9 on.
+
+use crate::boot_log::{message, LogLine, Summary, SummaryKind, INFO, WARNING};
+use crate::error::LayoutError;
+use crate::layout::first_chunk::{check_groups, set_up, FirstChunk};
+use crate::layout::memory::BootMemory;
+use crate::layout::request::{failed, FirstChunkRequest, EINVAL, ENOMEM};
+
+/// `pcpu_embed_first_chunk`.
+pub(crate) fn embed(
+    request: &FirstChunkRequest,
+    memory: &mut dyn BootMemory,
+    log: &mut Vec<LogLine>,
+) -> Result<FirstChunk, LayoutError> {
+    let mut info = request.alloc_info()?;
+    let mut blocks: Vec<(u64, u64)> = Vec::with_capacity(info.groups.len());
+    let mut highest = 0;
+    for (index, group) in info.groups.iter().enumerate() {
+        let size = u64::from(group.nr_units) * info.unit_size;
+        let cpu = group.cpu_map.iter().flatten().next().copied().unwrap_or(0);
+        let Some(address) = memory.alloc(cpu, request.topology.node(cpu), size, info.atom_size) else {
+            give_back(&blocks, memory);
+            return Err(failed("no memory for the groups of the first chunk", ENOMEM));
+        };
+        blocks.push((address, size));
+        if address > blocks[highest].0 {
+            highest = index;
+        }
+    }
+    check_groups(&blocks)?;
+    let base = blocks.iter().map(|&(address, _)| address).min().unwrap_or(0);
+    let max_distance = blocks[highest].0 - base + blocks[highest].1;
+    // Kernel: in the machine word, so a space of more than 2^64 / 3 wraps.
+    if max_distance > request.vmalloc_total.wrapping_mul(3) / 4 {
+        let text = message::max_distance(max_distance, request.vmalloc_total);
+        log.push(LogLine::new(WARNING, format!("{}{text}", request.form.prefix())));
+        if request.page_allocator {
+            give_back(&blocks, memory);
+            return Err(failed("the groups are too far apart for the vmalloc space", EINVAL));
+        }
+    }
+    let size_sum = info.size_sum();
+    for (group, &(address, _)) in info.groups.iter_mut().zip(&blocks) {
+        for (unit, at) in group.cpu_map.iter().zip((address..).step_by(info.unit_size as usize)) {
+            match unit {
+                Some(_) => memory.free(at + size_sum, info.unit_size - size_sum),
+                None => memory.free(at, info.unit_size),
+            }
+        }
+        group.base_offset = address - base;
+    }
+    let summary = Summary {
+        kind: SummaryKind::Embed,
+        pages: size_sum / request.page_size,
+        page_kib: None,
+        pointer: Some(request.pointer_text(base)),
+        static_size: info.static_size,
+        reserved_size: Some(info.reserved_size),
+        dyn_size: Some(info.dyn_size),
+        unit_size: Some(info.unit_size),
+    };
+    log.push(LogLine::new(INFO, summary.text(request.form)));
+    set_up(request, info, base, true, log)
+}
+
+/// Whole groups, in order.
+fn give_back(blocks: &[(u64, u64)], memory: &mut dyn BootMemory) {
+    for &(address, size) in blocks {
+        memory.free(address, size);
+    }
+}
