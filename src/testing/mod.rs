@@ -1,6 +1,8 @@
 //! Runners, dumps and naive models for tests and for the make targets that compare with
 //! recorded data. Not part of the library proper.
 
+pub mod boots;
 pub mod dump;
 pub mod golden;
+pub mod golden_layout;
 pub mod json;
