@@ -150,7 +150,7 @@ pub struct Summary {
     pub pages: u64,
     /// The `K` of the page line: page size in KiB.
     pub page_kib: Option<u64>,
-    /// The address as printed: `ffff88083fc00000`, `(____ptrval____)`, ...
+    /// The address as printed: `ffff88083fc00000`, `(____ptrval____)`, ...; with the blanks that pad it.
     pub pointer: Option<String>,
     /// Static size, bytes.
     pub static_size: u64,
@@ -247,11 +247,11 @@ impl Summary {
             }
             rest
         };
-        // `%p` may be padded with blanks on the left: `@        (ptrval) s...`.
         let rest = match rest.strip_prefix('@') {
             Some(rest) => {
-                let rest = rest.trim_start();
-                let (pointer, rest) = rest.split_once(' ')?;
+                // `%p` may be padded with blanks on the left: `@        (ptrval) s...`.
+                let blanks = rest.len() - rest.trim_start().len();
+                let (pointer, rest) = rest.split_at_checked(blanks + rest.trim_start().find(' ')?)?;
                 summary.pointer = Some(pointer.to_string());
                 rest
             }
@@ -321,7 +321,7 @@ pub fn dump_rows(groups: &[Vec<Option<u32>>], units_per_alloc: usize) -> Vec<Str
     let group_digits = digits(groups.len());
     let cpu_digits = digits(nr_possible);
     let hole = "-".repeat(cpu_digits.min(8));
-    let cell = group_digits + 3 + k.saturating_mul(cpu_digits + 1);
+    let cell = k.saturating_mul(cpu_digits + 1).saturating_add(group_digits + 3);
     // Kernel: as many allocations a line as fit 60 characters, rounded down to a power of two.
     let fitting = (60 / cell).max(1);
     let per_line = 1 << fitting.ilog2();

@@ -51,6 +51,7 @@ fn summary_lines_of_every_period_round_trip() {
         (SummaryForm::V2_6_31, "PERCPU: large pages @f5400000 s30000 r8192 d20480 u131072"),
         (SummaryForm::V2_6_32, "PERCPU: 32 4K pages/cpu @ffffc90000000000 s107200 r8192 d15680"),
         (SummaryForm::V4_6, "percpu: Embedded 45 pages/cpu @(____ptrval____) s143768 r8192 d32360 u524288"),
+        (SummaryForm::V4_6, "percpu: Embedded 46 pages/cpu @        (ptrval) s151552 r8192 d28672 u1048576"),
         (SummaryForm::V5_2, "percpu: 53 4K pages/cpu s185496 r8192 d23400"),
         (SummaryForm::V5_2, "percpu: Embedded 11 pages/cpu s627608 r0 d93288 u720896"),
     ];
@@ -130,6 +131,21 @@ fn damaged_dumps_give_no_record() {
     ] {
         assert_eq!(BootLog::parse(text).record(), None, "{text}");
     }
+}
+
+#[test]
+fn a_record_of_any_numbers_can_be_written() {
+    let record = BootRecord {
+        static_size: u64::MAX,
+        reserved_size: 0,
+        dyn_size: u64::MAX,
+        unit_size: 1,
+        atom_size: 0,
+        alloc_size: u64::MAX,
+        groups: vec![vec![Some(u32::MAX), None], vec![]],
+    };
+    assert_eq!(record.lines()[1], "pcpu-alloc: [0] 4294967295 - ");
+    assert_eq!(BootRecord { unit_size: 0, ..record }.units_per_alloc(), 1);
 }
 
 #[test]

@@ -115,6 +115,7 @@ impl Topology {
 
     /// Removes CPUs from the possible ones; the ids above keep their numbers.
     pub fn with_impossible(mut self, impossible: &[u32]) -> Result<Self, ConfigError> {
+        let impossible: std::collections::HashSet<_> = impossible.iter().collect();
         self.possible.retain(|cpu| !impossible.contains(cpu));
         if self.possible.is_empty() {
             return Err(ConfigError::new("topology", "no possible cpu", "must have at least one"));
