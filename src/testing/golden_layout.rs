@@ -15,6 +15,7 @@
 
 use serde_json::{json, Map, Value};
 
+use crate::address::AddressMap;
 use crate::boot_log::{LogLine, SummaryForm, DEBUG};
 use crate::error::{ConfigError, LayoutError};
 use crate::layout::first_chunk::RESERVED_END_CONDITION;
@@ -96,6 +97,18 @@ pub fn run_init(header: &Value, line: &Value) -> Vec<String> {
         Ok(result) => differences(line, &init_output(&result)),
         Err(error) => vec![error.to_string()],
     }
+}
+
+/// Compares a question about a byte of the first chunk, `["Q", cpu, off, addr, static, canon, phys]`.
+pub fn run_question(chunk: &FirstChunk, line: &Value) -> Vec<String> {
+    let map = AddressMap::from_first_chunk(chunk, 0);
+    let number = |index: usize| line[index].as_u64().unwrap_or(u64::MAX);
+    let Some(unit) = map.unit_offset(number(1) as u32) else { return vec![format!("no cpu {}", line[1])] };
+    let addr = map.base_addr + unit + number(2);
+    let place = map.static_address(addr);
+    let canonical = place.map(|place| place.offset);
+    let got = json!(["Q", number(1), number(2), addr, u8::from(place.is_some()), canonical, map.physical(addr).name()]);
+    differences(line, &got)
 }
 
 /// The `init` line that a set-up would be recorded as.
