@@ -121,7 +121,8 @@ impl AddressMap {
         }
     }
 
-    /// Without a layout: `nr_units` CPUs, units at multiples of `unit_size` from 2^30, no static area.
+    /// Without a layout: `nr_units` CPUs, units at multiples of `unit_size`, no static area. Pointers are
+    /// the addresses in unit zero, from 2^30 on, so that no area has pointer 0.
     pub fn without_layout(nr_units: u32, unit_size: u64, page_size: u64) -> Result<Self, ConfigError> {
         if nr_units == 0 || nr_units > MAX_CPUS {
             return Err(ConfigError::new("nr_units", nr_units, format!("must be from 1 to {MAX_CPUS}")));
@@ -134,7 +135,7 @@ impl AddressMap {
         }
         Ok(Self {
             base_addr: NO_LAYOUT_BASE,
-            per_cpu_start: 0,
+            per_cpu_start: NO_LAYOUT_BASE,
             unit_offsets: (0..nr_units).map(|unit| Some(u64::from(unit) * unit_size)).collect(),
             unit_map: (0..nr_units).map(Some).collect(),
             unit_size,

@@ -19,12 +19,13 @@ use std::fmt;
 use crate::backend::Backend;
 use crate::block::Block;
 use crate::chunk::Role;
-use crate::error::{RequestError, Violation};
+use crate::error::{ConfigError, RequestError, Violation};
 use crate::geometry::Geometry;
+use crate::layout::{self, FirstChunk, Region};
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
 use crate::units::{Bytes, Pages};
-use crate::variant::{Generation, Rules};
+use crate::variant::{Generation, Preset, Rules};
 
 /// What replays, sweeps, comparisons and the Python package need of a generation.
 ///
@@ -206,6 +207,48 @@ pub struct Setup {
     pub boot: Option<BootChunks>,
     /// What stands behind the chunks.
     pub backend: Backend,
+}
+
+impl Setup {
+    /// A set-up from the first chunk of a machine.
+    ///
+    /// Later chunks get address space from 2^30 upwards, behind the first chunk where that is mapped
+    /// page by page.
+    pub fn of_first_chunk(preset: &Preset, rules: Rules, chunk: &FirstChunk) -> Result<Self, ConfigError> {
+        let region = |region: &Region| BootRegion {
+            base_addr: region.base_addr,
+            start_offset: Bytes(region.start_offset),
+            size: Bytes(region.size),
+        };
+        let mut backend = Backend::new(chunk.possible_cpus(), chunk.page_size, chunk.info.atom_size, chunk.span());
+        backend.contiguous = chunk.backend == layout::Backend::KernelMemory;
+        backend.unmap_nothing = preset.unmap_nothing;
+        if chunk.vm_area.is_some() {
+            backend.reserve_span(chunk.page_size, chunk.span());
+        }
+        Ok(Self {
+            geometry: chunk.geometry()?,
+            rules,
+            warn_atomic: preset.warn_atomic,
+            async_enabled: true,
+            boot: Some(BootChunks {
+                base_addr: chunk.base_addr,
+                first: region(&chunk.first),
+                reserved: chunk.reserved.as_ref().map(region),
+                nr_populated: Pages(chunk.nr_boot_pages() as u32),
+            }),
+            backend,
+        })
+    }
+
+    /// A set-up without boot chunks: every chunk is made on demand.
+    pub fn bare(preset: &Preset, rules: Rules, geometry: Geometry) -> Self {
+        let page = geometry.page_size().0;
+        let span = geometry.unit_size().0 * u64::from(geometry.nr_units());
+        let mut backend = Backend::new(geometry.nr_units(), page, page, span);
+        backend.unmap_nothing = preset.unmap_nothing;
+        Self { geometry, rules, warn_atomic: preset.warn_atomic, async_enabled: true, boot: None, backend }
+    }
 }
 
 /// Lifetime counters, as in the statistics file.

@@ -306,7 +306,7 @@ impl<'a> Shown<'a> {
         let mut requests = Vec::new();
         for min_unit_size in self.min_units() {
             for early_size in if page { self.early_sizes() } else { vec![0] } {
-                let mut rules = Preset::of_engine(crate::variant::Engine::Linux514).layout;
+                let mut rules = Preset::of_generation(crate::variant::Generation::Linux514).layout;
                 rules.early_size = early_size;
                 let mut request = FirstChunkRequest::new(topology.clone(), rules, self.static_size);
                 request.reserved_size = self.reserved_size;

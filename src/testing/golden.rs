@@ -17,12 +17,15 @@ use std::path::Path;
 use serde_json::{json, Value};
 
 use super::dump::{chunk_name, state};
+use super::golden_layout::{first_chunk_of_header, preset_of, run_case, run_init, run_question};
 use super::json::{differences, read_lines};
-use crate::backend::{Backend, BackendEvent, Supply};
-use crate::engine::{BootChunks, BootRegion, Engine, Setup};
-use crate::geometry::Geometry;
+use crate::address::AddressMap;
+use crate::backend::{BackendEvent, Supply};
+use crate::engine::linux::Linux;
+use crate::engine::{Engine, Setup};
+use crate::layout::FirstChunk;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
-use crate::units::{Bytes, Pages};
+use crate::units::Bytes;
 use crate::variant::Preset;
 
 /// Differences shown of one file.
@@ -65,36 +68,34 @@ impl Report {
     }
 }
 
-/// The release whose preset reproduces a golden directory.
-pub fn preset_of_directory(directory: &str) -> Option<&'static Preset> {
-    let release = match directory {
-        "cpu_alloc-2008" => "2008",
-        "areamap-4.x" => "4.13",
-        "rfc-v1" => "rfc-v1",
-        _ => directory.strip_prefix("linux-")?,
-    };
-    Preset::by_release(release)
-}
-
 /// Runs one golden file. `verify` also checks every invariant after every operation.
 pub fn run_file(path: &Path, verify: bool) -> Result<Report, String> {
     let lines = read_lines(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let (header, lines) = lines.split_first().ok_or_else(|| format!("{}: empty", path.display()))?;
     let directory = header["generation"].as_str().unwrap_or_default();
-    let preset = preset_of_directory(directory);
+    let preset = preset_of(directory);
     let mut report = Report { files: 1, ..Report::default() };
     let name = format!("{directory}/{}", header["name"].as_str().unwrap_or_default());
+    let mut note = |report: &mut Report, line: usize, found: Vec<String>| {
+        if !found.is_empty() {
+            report.differences += 1;
+            if report.shown.len() < SHOWN {
+                report.shown.push(format!("{name} line {line}: {}", found.join("; ")));
+            }
+        }
+    };
     match (header["kind"].as_str(), preset) {
-        (Some("trace"), Some(preset)) if preset.generation.rules().is_some() => {
-            let mut runner = Runner::new(preset, header, &lines[0], verify)?;
+        (Some("trace"), Ok(preset)) if preset.generation.rules().is_some() => {
+            let mut runner = Runner::new(preset, header, verify)?;
             for (index, line) in lines.iter().enumerate() {
                 let found = runner.line(line, &mut report);
-                if !found.is_empty() {
-                    report.differences += 1;
-                    if report.shown.len() < SHOWN {
-                        report.shown.push(format!("{name} line {}: {}", index + 2, found.join("; ")));
-                    }
-                }
+                note(&mut report, index + 2, found);
+            }
+        }
+        (Some(kind @ ("layout-build" | "layout-setup")), Ok(_)) => {
+            for (index, line) in lines.iter().enumerate() {
+                report.operations += 1;
+                note(&mut report, index + 2, run_case(directory, kind, header, line));
             }
         }
         _ => report.without_engine = 1,
@@ -102,24 +103,37 @@ pub fn run_file(path: &Path, verify: bool) -> Result<Report, String> {
     Ok(report)
 }
 
+#[derive(Clone, Copy)]
 struct Live {
     chunk: ChunkId,
     off: Bytes,
 }
 
 struct Runner {
+    header: Value,
+    first_chunk: FirstChunk,
     engine: Box<dyn Engine>,
+    /// What every allocation got, freed or not: questions are asked of both.
+    places: HashMap<u64, Live>,
     objects: HashMap<u64, Live>,
     run: Option<GeneratedRun>,
     verify: bool,
 }
 
 impl Runner {
-    fn new(preset: &Preset, header: &Value, init: &Value, verify: bool) -> Result<Self, String> {
-        let setup = setup_of(preset, header, &init[2])?;
-        let mut engine: Box<dyn Engine> = Box::new(crate::engine::linux::Linux::new(&setup));
+    fn new(preset: &Preset, header: &Value, verify: bool) -> Result<Self, String> {
+        let (setup, first_chunk) = setup_of(preset, header)?;
+        let mut engine: Box<dyn Engine> = Box::new(Linux::new(&setup));
         engine.backend_mut().journal.enabled = true;
-        Ok(Self { engine, objects: HashMap::new(), run: header.get("run").map(GeneratedRun::new), verify })
+        Ok(Self {
+            header: header.clone(),
+            first_chunk,
+            engine,
+            places: HashMap::new(),
+            objects: HashMap::new(),
+            run: header.get("run").map(GeneratedRun::new),
+            verify,
+        })
     }
 
     /// Runs one line and returns what differs.
@@ -136,7 +150,7 @@ impl Runner {
         let supply =
             || line[1].as_i64().map_or(Supply::ENDLESS, |n| u64::try_from(n).map_or(Supply::ENDLESS, Supply::of));
         match op {
-            "init" => {}
+            "init" => out = run_init(&self.header, line),
             "s" => differences("state", &line[1], &state(&*self.engine), SHOWN, &mut out),
             "a" => self.alloc(line, &mut out),
             "f" => {
@@ -158,7 +172,9 @@ impl Runner {
             "M" => self.engine.backend_mut().map_supply = supply(),
             "V" => self.engine.backend_mut().chunk_supply = supply(),
             "L" => self.engine.enable_async(),
-            "S" | "q" | "Q" => {}
+            "S" => {}
+            "q" => self.question(line, &mut out),
+            "Q" => out = run_question(&self.first_chunk, line),
             "x" => {
                 let run = self.run.as_mut().expect("checkpoints come with a generated run");
                 let got = run.checkpoint(&mut *self.engine);
@@ -189,13 +205,40 @@ impl Runner {
         };
         let got = match self.engine.alloc(&request) {
             Outcome::Placed { chunk, off } => {
-                self.objects.insert(line[1].as_u64().unwrap_or_default(), Live { chunk, off });
+                let id = line[1].as_u64().unwrap_or_default();
+                self.objects.insert(id, Live { chunk, off });
+                self.places.insert(id, Live { chunk, off });
                 [chunk_name(chunk), json!(off.0)]
             }
             Outcome::Failed(Reason::Illegal) => [Value::Null, json!("illegal")],
             Outcome::Failed(reason) => [Value::Null, json!(reason.text())],
         };
         self.answer(line, &got, 5, out);
+    }
+
+    /// A question about the address of an object: `["q", id, cpu, delta, addr, static, canon, phys]`.
+    fn question(&self, line: &Value, out: &mut Vec<String>) {
+        let map = AddressMap::from_first_chunk(&self.first_chunk, 0);
+        let live = line[1].as_u64().and_then(|id| self.places.get(&id));
+        let chunk = live.and_then(|live| self.engine.chunk(live.chunk));
+        let unit = line[2].as_u64().and_then(|cpu| map.unit_offset(cpu as u32));
+        let (Some(live), Some(chunk), Some(unit)) = (live, chunk, unit) else {
+            return out.push("no such object, chunk or CPU".into());
+        };
+        let delta = line[3].as_i64().unwrap_or_default();
+        let addr = (chunk.base_addr + live.off.0 + unit).wrapping_add_signed(delta);
+        let place = map.static_address(addr);
+        let got = json!([
+            "q",
+            line[1],
+            line[2],
+            line[3],
+            addr,
+            u8::from(place.is_some()),
+            place.map(|place| place.canonical - map.base_addr - map.unit_offset(map.boot_cpu).unwrap_or(0)),
+            map.physical(addr).name(),
+        ]);
+        differences("question", line, &got, SHOWN, out);
     }
 
     /// Compares the results that stand from index `at` on, the pending flag behind them, and the
@@ -349,46 +392,12 @@ impl GeneratedRun {
     }
 }
 
-fn setup_of(preset: &Preset, header: &Value, setup: &Value) -> Result<Setup, String> {
-    let number = |value: &Value| value.as_u64().ok_or_else(|| format!("no number: {value}"));
-    let config = &header["config"];
-    let page = number(&header["page_size"])?;
-    let geometry = Geometry::new(
-        Bytes(page),
-        Bytes(4),
-        Bytes(page),
-        Bytes(number(&setup["unit_size"])?),
-        number(&setup["nr_units"])? as u32,
-    )
-    .map_err(|error| error.to_string())?;
-    let base = number(&setup["base_addr"])?;
-    let region = |region: &Value| -> Result<BootRegion, String> {
-        Ok(BootRegion {
-            base_addr: base + number(&region["base"])?,
-            start_offset: Bytes(number(&region["start_offset"])?),
-            size: Bytes(number(&region["free_bytes"])?),
-        })
-    };
-    let first = region(&setup["first"])?;
-    let reserved = if setup["reserved"].is_null() { None } else { Some(region(&setup["reserved"])?) };
-    let size_sum = first.base_addr - base + first.start_offset.0 + first.size.0;
-    let impossible = config["impossible_cpus"].as_array().map_or(0, Vec::len) as u32;
-    let offsets = setup["group_offsets"].as_array().into_iter().flatten();
-    let sizes = setup["group_sizes"].as_array().into_iter().flatten();
-    let span = offsets.zip(sizes).map(|(o, s)| o.as_u64().unwrap_or(0) + s.as_u64().unwrap_or(0)).max().unwrap_or(0);
-    let atom = number(&setup["atom_size"])?;
-    let mut backend = Backend::new(number(&config["cpus"])? as u32 - impossible, page, atom, span);
-    backend.contiguous = header["backend"] == "km";
-    backend.unmap_nothing = preset.unmap_nothing;
-    if config["first_chunk"] == "page" {
-        backend.reserve_span(page, span);
-    }
-    Ok(Setup {
-        geometry,
-        rules: preset.generation.rules().ok_or("no rules")?,
-        warn_atomic: preset.warn_atomic,
-        async_enabled: config["early"] != 1,
-        boot: Some(BootChunks { base_addr: base, first, reserved, nr_populated: Pages((size_sum / page) as u32) }),
-        backend,
-    })
+/// The set-up that a trace file's header asks for, computed by the layout.
+fn setup_of(preset: &Preset, header: &Value) -> Result<(Setup, FirstChunk), String> {
+    let result = first_chunk_of_header(header).map_err(|error| error.to_string())?;
+    let first_chunk = result.first_chunk.ok_or("the set-up fails")?;
+    let rules = preset.generation.rules().ok_or("no rules")?;
+    let mut setup = Setup::of_first_chunk(preset, rules, &first_chunk).map_err(|error| error.to_string())?;
+    setup.async_enabled = header["config"]["early"] != 1;
+    Ok((setup, first_chunk))
 }

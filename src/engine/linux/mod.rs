@@ -377,6 +377,27 @@ impl Linux {
         self.add_chunk(id, base)
     }
 
+    /// Makes a chunk at `base` that nobody asked for and puts it on its list.
+    pub(crate) fn adopt_chunk(&mut self, base: u64) {
+        let id = self.create_chunk_at(base);
+        self.relocate(id, None);
+    }
+
+    /// Removes a chunk that a recording says is gone, with whatever it holds.
+    pub(crate) fn drop_chunk(&mut self, id: ChunkId) {
+        let chunk = self.chunk(id).expect("the chunk exists");
+        if chunk.immutable() {
+            return;
+        }
+        let areas: Vec<u32> = chunk.areas(&self.ctx).into_iter().map(|(start, _)| start).collect();
+        areas.into_iter().for_each(|start| drop(self.release_area(id, start)));
+        while let Some((first, end)) = self.chunk(id).expect("the chunk exists").populated_range(0) {
+            self.mark_depopulated(id, first, end);
+        }
+        self.slots.remove(id);
+        self.destroy_chunk(id);
+    }
+
     fn add_chunk(&mut self, id: ChunkId, base: u64) -> ChunkId {
         self.insert_chunk(id, Chunk::new(&self.ctx, base));
         if self.backend.contiguous {

@@ -3,6 +3,8 @@
 //! Source: specification 20 sections 3 to 7.
 
 use super::{Linux, EMPTY_LOW, FAIL_THRESHOLD};
+use crate::bitmap;
+use crate::boot_log::{message, INFO, WARNING};
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::units::{Bits, Bytes};
 
@@ -99,9 +101,7 @@ impl Linux {
         match self.task(request) {
             Err(task) => {
                 if !task.nowarn {
-                    self.log(4, || {
-                        format!("illegal size ({}) or align ({}) for percpu allocation", task.size.0, task.align.0)
-                    });
+                    self.log(WARNING, || message::illegal_size(task.size.0, task.align.0));
                 }
                 (task, Progress::Done(Outcome::Failed(Reason::Illegal)))
             }
@@ -190,6 +190,40 @@ impl Linux {
         self.change(id, |chunk, ctx| chunk.alloc_area(ctx, bits, align, start)).ok_or(NoFit::Map)
     }
 
+    /// Where the area of a task lies, in bytes, once it is taken.
+    pub fn area_of(&self, task: &Task) -> Option<Bytes> {
+        task.area.map(|(_, off)| self.ctx.geometry.bits_to_bytes(off))
+    }
+
+    /// Serves a request at byte `off` of chunk `id` instead of searching, as a recording says; `None`
+    /// if that place cannot be.
+    pub(crate) fn force(&mut self, request: &Request, id: ChunkId, off: Bytes) -> Option<(Task, Progress)> {
+        let mut task = self.task(request).ok()?;
+        let chunk = self.chunk(id)?;
+        let granule = self.ctx.geometry.min_alloc_size().0;
+        let from = u32::try_from(off.0 / granule).ok()?;
+        let bits = self.ctx.geometry.bytes_to_bits(task.size).0;
+        let served = chunk.served(&self.ctx);
+        let fits = off.0 % granule == 0 && from >= served.start && from + bits <= served.end;
+        if !fits || bitmap::count_set(chunk.alloc_map(), from, from + bits) > 0 {
+            return None;
+        }
+        self.change(id, |chunk, ctx| chunk.place(ctx, from, bits));
+        if self.ctx.rules.depopulate && !id.is_reserved() {
+            self.reintegrate(id);
+        }
+        let progress = self.found(&mut task, id, Bits(from));
+        Some((task, progress))
+    }
+
+    /// Lets a request fail without a search, as a recording says.
+    pub(crate) fn force_failure(&mut self, request: &Request) -> (Task, Progress) {
+        let task = self.task(request).unwrap_or_else(|task| task);
+        let reason = if task.atomic { Reason::NoSpace } else { Reason::NoChunk };
+        let outcome = self.fail(&task, reason);
+        (task, Progress::Done(outcome))
+    }
+
     /// Where the search in chunk `id` would start for `task`, as the hints stand.
     pub fn search_start(&self, id: ChunkId, task: &Task) -> Option<u32> {
         let g = &self.ctx.geometry;
@@ -240,18 +274,13 @@ impl Linux {
     fn fail(&mut self, task: &Task, reason: Reason) -> Outcome {
         let prints = !task.nowarn && (!task.atomic || self.warn_atomic);
         if prints && self.warn_limit > 0 {
-            self.log(4, || {
-                format!(
-                    "percpu: allocation failed, size={} align={} atomic={}, {}",
-                    task.size.0,
-                    task.align.0,
-                    u8::from(task.atomic),
-                    reason.text()
-                )
+            self.log(WARNING, || {
+                "percpu: ".to_owned()
+                    + &message::allocation_failed(task.size.0, task.align.0, task.atomic, reason.text())
             });
             self.warn_limit -= 1;
             if self.warn_limit == 0 {
-                self.log(6, || "percpu: limit reached, disable warning".into());
+                self.log(INFO, || "percpu: ".to_owned() + message::LIMIT_REACHED);
             }
         }
         if task.atomic {
