@@ -24,6 +24,7 @@
 //! address      per-CPU pointers and where they lead
 //! backend      pages, mappings and address space, and their faults
 //! engine       requests, frees and the balance worker over all of that
+//! allocator    an engine on a machine: pointers, batches, balance policy
 //! state        complete states: recorded files, snapshots
 //! stats_text   the debugfs percpu_stats text
 //! trace        events and their text formats
@@ -36,6 +37,7 @@
 //! `docs/fidelity.md` says what is exact, against which recordings, and how it was shown.
 
 pub mod address;
+pub mod allocator;
 pub mod backend;
 pub mod bitmap;
 pub mod block;

@@ -65,6 +65,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// The chunk that an address in unit zero belongs to.
     fn find_chunk(&self, addr: u64) -> Option<ChunkId>;
 
+    /// Address in unit zero of the base of a chunk that exists.
+    fn chunk_base(&self, id: ChunkId) -> u64;
+
     /// Numbers of the chunks that exist, ascending, the reserved chunk last.
     fn chunk_ids(&self) -> Vec<ChunkId>;
 

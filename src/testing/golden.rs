@@ -76,7 +76,7 @@ pub fn run_file(path: &Path, verify: bool) -> Result<Report, String> {
     let preset = preset_of(directory);
     let mut report = Report { files: 1, ..Report::default() };
     let name = format!("{directory}/{}", header["name"].as_str().unwrap_or_default());
-    let mut note = |report: &mut Report, line: usize, found: Vec<String>| {
+    let note = |report: &mut Report, line: usize, found: Vec<String>| {
         if !found.is_empty() {
             report.differences += 1;
             if report.shown.len() < SHOWN {

@@ -479,6 +479,10 @@ impl Engine for Linux {
         Linux::find_chunk(self, addr)
     }
 
+    fn chunk_base(&self, id: ChunkId) -> u64 {
+        Linux::chunk(self, id).expect("the chunk exists").base_addr
+    }
+
     fn chunk_ids(&self) -> Vec<ChunkId> {
         Linux::chunk_ids(self).collect()
     }

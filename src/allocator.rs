@@ -1,0 +1,409 @@
+//! The allocator as users know it: pointers in, pointers out.
+//!
+//! # Design
+//!
+//! ```text
+//! size, align --> Engine --> chunk, offset --> AddressMap --> pointer
+//! pointer ------> AddressMap --> address --> Engine::find_chunk --> chunk, offset
+//! ```
+//!
+//! An engine knows chunks and offsets only. [`Allocator`] adds the machine's addresses, the
+//! policy by which the balance worker runs, and batches. What it is asked to do with a wrong
+//! pointer it refuses, and nothing changes.
+//!
+//! # Units
+//!
+//! Bytes. Pointers are per-CPU pointers, never dereferenced; 0 is the null pointer.
+//!
+//! # Source
+//!
+//! Specification 33; design of the Python package.
+
+use std::collections::HashSet;
+
+use crate::address::AddressMap;
+use crate::engine::linux::Linux;
+use crate::engine::{Engine, Setup};
+use crate::error::{ConfigError, RequestError};
+use crate::geometry::Geometry;
+use crate::layout::FirstChunk;
+use crate::request::{ChunkId, Outcome, Reason, Request};
+use crate::units::Bytes;
+use crate::variant::Preset;
+
+/// The null per-CPU pointer.
+pub const NULL: u64 = 0;
+/// Operations of a batch between two questions whether to go on.
+const ASK_EVERY: usize = 4096;
+/// Batches from this length on keep a copy, so that an interrupted one can be undone.
+const KEEP_COPY_FROM: usize = 1 << 17;
+
+/// When the balance worker runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Balance {
+    /// One pass right after the operation that scheduled it.
+    #[default]
+    Eager,
+    /// Only when told to.
+    Manual,
+    /// If scheduled, after every so many operations.
+    Every(u32),
+}
+
+/// Where an area lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Area {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Bytes from the chunk's base.
+    pub off: Bytes,
+    /// Bytes from the start of the unit; comparable between engines.
+    pub unit_off: Bytes,
+    /// Bytes of the area.
+    pub size: Bytes,
+}
+
+/// One row of an answer to [`Allocator::alloc_many`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placement {
+    /// The pointer; [`NULL`] for a failure.
+    pub ptr: u64,
+    /// Where it is, or why it is not.
+    pub outcome: Outcome,
+}
+
+/// Why a batch was not carried out. The allocator is as it was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BatchError {
+    /// The element at this index cannot be served.
+    Element(usize, RequestError),
+    /// The caller asked to stop.
+    Interrupted,
+}
+
+/// An engine on a machine.
+#[derive(Clone, Debug)]
+pub struct Allocator {
+    engine: Box<dyn Engine>,
+    address: AddressMap,
+    preset: &'static Preset,
+    first_chunk: Option<FirstChunk>,
+    balance: Balance,
+    /// Operations since the worker last had its turn.
+    since_balance: u32,
+}
+
+impl Allocator {
+    /// An allocator on a first chunk.
+    pub fn with_layout(preset: &'static Preset, chunk: &FirstChunk, balance: Balance) -> Result<Self, ConfigError> {
+        let setup = Setup::of_first_chunk(preset, rules_of(preset)?, chunk)?;
+        let address = AddressMap::from_first_chunk(chunk, 0);
+        Ok(Self::assemble(Box::new(Linux::new(&setup)), address, preset, Some(chunk.clone()), balance))
+    }
+
+    /// An allocator without a first chunk: every chunk is made on demand.
+    pub fn bare(preset: &'static Preset, geometry: Geometry, balance: Balance) -> Result<Self, ConfigError> {
+        let setup = Setup::bare(preset, rules_of(preset)?, geometry);
+        let address = AddressMap::without_layout(geometry.nr_units(), geometry.unit_size().0, geometry.page_size().0)?;
+        Ok(Self::assemble(Box::new(Linux::new(&setup)), address, preset, None, balance))
+    }
+
+    /// An allocator from parts, for states that come from elsewhere.
+    pub fn assemble(
+        engine: Box<dyn Engine>,
+        address: AddressMap,
+        preset: &'static Preset,
+        first_chunk: Option<FirstChunk>,
+        balance: Balance,
+    ) -> Self {
+        Self { engine, address, preset, first_chunk, balance, since_balance: 0 }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    /// The engine, to drive it by hand.
+    pub fn engine_mut(&mut self) -> &mut dyn Engine {
+        &mut *self.engine
+    }
+
+    /// The machine's addresses.
+    pub fn address(&self) -> &AddressMap {
+        &self.address
+    }
+
+    /// The preset that the allocator was made with.
+    pub fn preset(&self) -> &'static Preset {
+        self.preset
+    }
+
+    /// The first chunk, if there is one and it is known.
+    pub fn first_chunk(&self) -> Option<&FirstChunk> {
+        self.first_chunk.as_ref()
+    }
+
+    /// When the worker runs.
+    pub fn balance_policy(&self) -> Balance {
+        self.balance
+    }
+
+    /// Sets when the worker runs.
+    pub fn set_balance_policy(&mut self, balance: Balance) {
+        self.balance = balance;
+    }
+
+    /// Operations since the worker last had its turn.
+    pub fn since_balance(&self) -> u32 {
+        self.since_balance
+    }
+
+    /// Sets the operations since the worker last had its turn, when a state is restored.
+    pub fn set_since_balance(&mut self, since: u32) {
+        self.since_balance = since;
+    }
+
+    /// Serves a request.
+    #[inline]
+    pub fn alloc(&mut self, request: &Request) -> Placement {
+        let outcome = self.engine.alloc(request);
+        let ptr = match outcome {
+            Outcome::Placed { chunk, off } => self.pointer(chunk, off),
+            Outcome::Failed(_) => NULL,
+        };
+        self.operated();
+        Placement { ptr, outcome }
+    }
+
+    /// Serves many requests, as single calls would. `go_on` is asked now and then.
+    pub fn alloc_many(
+        &mut self,
+        requests: impl ExactSizeIterator<Item = Request>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<Placement>, BatchError> {
+        let before = (requests.len() >= KEEP_COPY_FROM).then(|| self.clone());
+        let mut placements = Vec::with_capacity(requests.len());
+        for (index, request) in requests.enumerate() {
+            if index % ASK_EVERY == ASK_EVERY - 1 && before.is_some() && !go_on() {
+                *self = before.expect("checked above");
+                return Err(BatchError::Interrupted);
+            }
+            placements.push(self.alloc(&request));
+        }
+        Ok(placements)
+    }
+
+    /// Frees an area; freeing [`NULL`] does nothing.
+    #[inline]
+    pub fn free(&mut self, ptr: u64, size: Option<Bytes>) -> Result<(), RequestError> {
+        if ptr == NULL {
+            return Ok(());
+        }
+        let (chunk, off) = self.place_of(ptr)?;
+        self.engine.free(chunk, off, size).map_err(|error| with_pointer(error, ptr))?;
+        self.operated();
+        Ok(())
+    }
+
+    /// Frees many areas, all or none: the error names the first element that cannot be freed.
+    pub fn free_many(
+        &mut self,
+        ptrs: &[u64],
+        sizes: Option<&[u64]>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), BatchError> {
+        let size = |index: usize| sizes.map(|sizes| Bytes(sizes[index.min(sizes.len() - 1)]));
+        let mut seen = HashSet::with_capacity(ptrs.len());
+        for (index, ptr) in ptrs.iter().enumerate().filter(|(_, ptr)| **ptr != NULL) {
+            let checked = self.place_of(*ptr).and_then(|(chunk, off)| {
+                self.engine.check_free(chunk, off, size(index)).map_err(|error| with_pointer(error, *ptr))
+            });
+            checked.map_err(|error| BatchError::Element(index, error))?;
+            if !seen.insert(*ptr) {
+                let reason = "is freed twice in this batch".to_owned();
+                return Err(BatchError::Element(index, RequestError::InvalidFree { ptr: *ptr, reason }));
+            }
+        }
+        let before = (ptrs.len() >= KEEP_COPY_FROM).then(|| self.clone());
+        for (index, ptr) in ptrs.iter().enumerate() {
+            if index % ASK_EVERY == ASK_EVERY - 1 && before.is_some() && !go_on() {
+                *self = before.expect("checked above");
+                return Err(BatchError::Interrupted);
+            }
+            self.free(*ptr, size(index)).expect("every element was checked");
+        }
+        Ok(())
+    }
+
+    /// Runs the worker once, scheduled or not.
+    pub fn run_balance(&mut self) {
+        self.engine.balance();
+        self.since_balance = 0;
+    }
+
+    /// The live area that starts at a pointer.
+    pub fn locate(&self, ptr: u64) -> Result<Area, RequestError> {
+        let (chunk, off) = self.place_of(ptr)?;
+        let area = self.area(chunk, off).filter(|area| area.off == off);
+        area.ok_or_else(|| RequestError::InvalidAddress {
+            address: ptr,
+            reason: format!("no live area starts at byte {} of chunk {chunk}", off.0),
+        })
+    }
+
+    /// The live area that holds any byte of any CPU at an address, and the CPU. Static, hidden and
+    /// free bytes belong to none.
+    pub fn find(&self, address: u64) -> Option<(Area, u32)> {
+        self.address.units().find_map(|(cpu, unit)| {
+            let base = if self.address.identity { address } else { address.wrapping_sub(unit) };
+            let chunk = self.engine.find_chunk(base)?;
+            let off = Bytes(base.wrapping_sub(self.engine.chunk(chunk)?.base_addr));
+            Some((self.area(chunk, off)?, cpu))
+        })
+    }
+
+    fn area(&self, chunk: ChunkId, off: Bytes) -> Option<Area> {
+        let (start, size) = self.engine.area_at(chunk, off)?;
+        let unit_off = self.engine.chunk(chunk)?.unit_off + start;
+        Some(Area { chunk, off: start, unit_off, size })
+    }
+
+    /// The address of a CPU's copy.
+    pub fn per_cpu_ptr(&self, ptr: u64, cpu: u32) -> Result<u64, RequestError> {
+        self.address.per_cpu_ptr(ptr, cpu).ok_or_else(|| {
+            let possible = self.address.units().count();
+            ConfigError::new("cpu", cpu, format!("is not one of the {possible} possible CPUs")).into()
+        })
+    }
+
+    /// The pointer to byte `off` of a chunk.
+    #[inline]
+    pub fn pointer(&self, chunk: ChunkId, off: Bytes) -> u64 {
+        self.address.addr_to_ptr(self.engine.chunk_base(chunk).wrapping_add(off.0))
+    }
+
+    #[inline]
+    fn place_of(&self, ptr: u64) -> Result<(ChunkId, Bytes), RequestError> {
+        let addr = self.address.ptr_to_addr(ptr);
+        let chunk = self
+            .engine
+            .find_chunk(addr)
+            .ok_or_else(|| RequestError::InvalidAddress { address: ptr, reason: "belongs to no chunk".into() })?;
+        Ok((chunk, Bytes(addr.wrapping_sub(self.engine.chunk_base(chunk)))))
+    }
+
+    #[inline]
+    fn operated(&mut self) {
+        match self.balance {
+            Balance::Eager => {
+                if self.engine.balance_pending() {
+                    self.engine.balance();
+                }
+            }
+            Balance::Manual => {}
+            Balance::Every(k) => {
+                self.since_balance += 1;
+                if self.since_balance >= k {
+                    self.since_balance = 0;
+                    if self.engine.balance_pending() {
+                        self.engine.balance();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn rules_of(preset: &Preset) -> Result<crate::variant::Rules, ConfigError> {
+    preset.generation.rules().ok_or_else(|| ConfigError::new("engine", preset.generation, "has no rules"))
+}
+
+/// An engine names offsets; users know pointers.
+fn with_pointer(error: RequestError, ptr: u64) -> RequestError {
+    match error {
+        RequestError::InvalidFree { reason, .. } => RequestError::InvalidFree { ptr, reason },
+        other => other,
+    }
+}
+
+/// The kernel's text for a failed request.
+pub fn failure_text(reason: Reason, size: Bytes, align: Bytes, atomic: bool) -> String {
+    use crate::boot_log::message;
+    match reason {
+        Reason::Illegal => message::illegal_size(size.0, align.0),
+        reason => message::allocation_failed(size.0, align.0, atomic, reason.text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bare(balance: Balance) -> Allocator {
+        let preset = Preset::by_release("6.12").unwrap();
+        let g = Geometry::new(Bytes(4096), Bytes(4), Bytes(4096), Bytes(65536), 2).unwrap();
+        Allocator::bare(preset, g, balance).unwrap()
+    }
+
+    fn request(size: u64) -> Request {
+        Request::new(Bytes(size), Bytes(4))
+    }
+
+    #[test]
+    fn pointers_lead_back() {
+        let mut a = bare(Balance::Eager);
+        let ptrs: Vec<u64> = (1..200).map(|n| a.alloc(&request(n * 7)).ptr).collect();
+        assert!(!ptrs.contains(&NULL));
+        for (n, ptr) in (1..200).zip(&ptrs) {
+            let area = a.locate(*ptr).unwrap();
+            assert_eq!(area.size.0, (n * 7 as u64).next_multiple_of(4));
+            let (found, cpu) = a.find(a.per_cpu_ptr(*ptr, 1).unwrap() + area.size.0 - 1).unwrap();
+            assert_eq!((found, cpu), (area, 1));
+        }
+        a.free_many(&ptrs, None, &mut || true).unwrap();
+        a.engine().verify().unwrap();
+        assert_eq!(a.engine().stats().nr_cur_alloc, 0);
+    }
+
+    #[test]
+    fn a_batch_is_all_or_nothing_and_names_the_index() {
+        let mut a = bare(Balance::Eager);
+        let ptrs: Vec<u64> = (0..10).map(|_| a.alloc(&request(64)).ptr).collect();
+        let before = format!("{:?}", a.engine());
+        let mut bad = ptrs.clone();
+        bad[7] += 4;
+        assert!(matches!(a.free_many(&bad, None, &mut || true), Err(BatchError::Element(7, _))));
+        bad[7] = bad[2];
+        assert!(matches!(a.free_many(&bad, None, &mut || true), Err(BatchError::Element(7, _))));
+        assert!(a.free(12, None).is_err());
+        assert!(a.per_cpu_ptr(ptrs[0], 2).is_err());
+        assert_eq!(format!("{:?}", a.engine()), before);
+    }
+
+    #[test]
+    fn an_interrupted_batch_leaves_nothing_behind() {
+        let mut a = bare(Balance::Eager);
+        a.alloc(&request(100));
+        let before = format!("{:?}", a.engine());
+        let many = std::iter::repeat_n(request(8), KEEP_COPY_FROM);
+        let mut asked = 0;
+        let mut stop = || {
+            asked += 1;
+            asked < 3
+        };
+        assert_eq!(a.alloc_many(many, &mut stop), Err(BatchError::Interrupted));
+        assert_eq!(format!("{:?}", a.engine()), before);
+    }
+
+    #[test]
+    fn the_worker_runs_by_policy() {
+        for (policy, pending) in [(Balance::Eager, false), (Balance::Manual, true), (Balance::Every(2), true)] {
+            let mut a = bare(policy);
+            a.alloc(&request(64));
+            assert_eq!(a.engine().balance_pending(), pending, "{policy:?}");
+            a.alloc(&request(64));
+            assert_eq!(a.engine().balance_pending(), policy == Balance::Manual, "{policy:?}");
+        }
+    }
+}
