@@ -117,6 +117,11 @@ impl Slots {
         std::iter::successors(self.head(slot), |id| self.next(*id))
     }
 
+    /// Every list, head first, by ascending slot.
+    pub fn iter_lists(&self) -> impl Iterator<Item = impl Iterator<Item = ChunkId> + '_> + '_ {
+        (0..self.len()).map(|slot| self.iter(slot))
+    }
+
     /// Takes `id` off its list, if it is on one.
     pub fn remove(&mut self, id: ChunkId) {
         let Some(link) = self.links.get_mut(id.0 as usize) else { return };

@@ -6,3 +6,4 @@ pub mod dump;
 pub mod golden;
 pub mod golden_layout;
 pub mod json;
+pub mod recordings;

@@ -390,7 +390,9 @@ impl Linux {
             return;
         }
         let areas: Vec<u32> = chunk.areas(&self.ctx).into_iter().map(|(start, _)| start).collect();
-        areas.into_iter().for_each(|start| drop(self.release_area(id, start)));
+        for start in areas {
+            self.release_area(id, start);
+        }
         while let Some((first, end)) = self.chunk(id).expect("the chunk exists").populated_range(0) {
             self.mark_depopulated(id, first, end);
         }
