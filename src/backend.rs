@@ -35,6 +35,11 @@ impl Supply {
         Supply(Some(n))
     }
 
+    /// What is left; `None` = endless.
+    pub const fn left(&self) -> Option<u64> {
+        self.0
+    }
+
     /// Takes `n`, one by one, and returns how many there were. What was taken is gone, also
     /// when it was not enough.
     pub fn take(&mut self, n: u64) -> u64 {
@@ -126,6 +131,16 @@ impl Backend {
             chunk_span,
             page_size,
         }
+    }
+
+    /// Where the search for address space goes on, and what a chunk takes of it, in bytes.
+    pub fn address_space(&self) -> (u64, u64) {
+        (self.next_addr, self.chunk_span)
+    }
+
+    /// Sets what [`Backend::address_space`] shows, and the alignment of chunks.
+    pub fn set_address_space(&mut self, next_addr: u64, chunk_span: u64, atom_size: u64) {
+        (self.next_addr, self.chunk_span, self.atom_size) = (next_addr, chunk_span, atom_size);
     }
 
     /// Takes `span` bytes of address space that are used by something else.

@@ -9,6 +9,7 @@
 //! # Modules, in the order of the data flow
 //!
 //! A module uses only modules above it; `tests/layering.rs` checks that.
+//!
 //! ```text
 //! units        bytes, bits, pages as types
 //! error        bad input; broken invariants
@@ -24,9 +25,9 @@
 //! address      per-CPU pointers and where they lead
 //! backend      pages, mappings and address space, and their faults
 //! engine       requests, frees and the balance worker over all of that
-//! allocator    an engine on a machine: pointers, batches, balance policy
 //! state        complete states: recorded files, snapshots
 //! stats_text   the debugfs percpu_stats text
+//! allocator    an engine on a machine: pointers, batches, balance policy, snapshots
 //! trace        events and their text formats
 //! replay       a trace through an engine
 //! python       the extension module (feature `python`)

@@ -38,6 +38,7 @@
 //!
 //! README of the recordings, "State files"; specification 00, 21 section 1, 22, 50 section 1.
 
+mod capture;
 mod diff;
 mod json;
 
@@ -45,6 +46,7 @@ pub use diff::{DiffOptions, Difference};
 
 use serde_json::{Map, Value};
 
+use crate::bitmap;
 use crate::error::StateError;
 use crate::geometry::MAX_UNIT_SIZE;
 
@@ -493,15 +495,7 @@ fn check(holds: bool, path: impl Into<String>, message: impl FnOnce() -> String)
 
 /// Set bits of `start..end`.
 fn count(words: &[u64], start: usize, end: usize) -> usize {
-    let mut total = 0;
-    let mut bit = start;
-    while bit < end {
-        let width = (64 - bit % 64).min(end - bit);
-        let mask = (u64::MAX >> (64 - width)) << (bit % 64);
-        total += (words[bit / 64] & mask).count_ones() as usize;
-        bit += width;
-    }
-    total
+    bitmap::count_set(words, start as u32, end as u32) as usize
 }
 
 #[cfg(test)]

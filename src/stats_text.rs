@@ -28,6 +28,9 @@
 
 use std::fmt::Write;
 
+mod of_engine;
+
+use crate::bitmap;
 use crate::error::{StateError, TraceError};
 use crate::state::{md, State};
 
@@ -504,13 +507,13 @@ pub struct MapView<'a> {
 /// If the maps are shorter than `nr_bits` (`bound` needs no bit for the end).
 pub fn fragmentation(map: MapView<'_>) -> Fragmentation {
     let Some(window) = map.nr_bits.checked_sub(map.end + 1) else { return Fragmentation::default() };
-    let highest = last_set(map.alloc, window).unwrap_or(window);
-    let last = if map.alloc[highest / 64] >> (highest % 64) & 1 == 1 { highest + 1 } else { 0 };
+    let highest = bitmap::last_set(map.alloc, 0, window as u32).map_or(window, |bit| bit as usize);
+    let last = if bitmap::test(map.alloc, highest as u32) { highest + 1 } else { 0 };
     let mut areas = Vec::new();
     let mut pos = map.start;
     while pos < last {
-        let used = map.alloc[pos / 64] >> (pos % 64) & 1 == 1;
-        let end = next_set(if used { map.bound } else { map.alloc }, last, pos + 1);
+        let used = bitmap::test(map.alloc, pos as u32);
+        let end = bitmap::next_set(if used { map.bound } else { map.alloc }, last as u32, pos as u32 + 1) as usize;
         let bytes = ((end - pos) as u64 * map.granule) as i64;
         areas.push(if used { bytes } else { -bytes });
         pos = end;
@@ -551,34 +554,6 @@ fn figures(mut areas: Vec<i64>) -> Fragmentation {
         cur_med_alloc: areas[(holes + n - 1) / 2],
         cur_max_alloc: areas[n - 1],
     }
-}
-
-/// The highest set bit below `size`.
-fn last_set(words: &[u64], size: usize) -> Option<usize> {
-    let mut end = size;
-    while end > 0 {
-        let word = (end - 1) / 64;
-        let width = end - word * 64;
-        let bits = words[word] & (u64::MAX >> (64 - width));
-        if bits != 0 {
-            return Some(word * 64 + 63 - bits.leading_zeros() as usize);
-        }
-        end = word * 64;
-    }
-    None
-}
-
-/// The lowest set bit in `start..size`, or `size`.
-fn next_set(words: &[u64], size: usize, start: usize) -> usize {
-    let mut pos = start;
-    while pos < size {
-        let bits = words[pos / 64] >> (pos % 64);
-        if bits != 0 {
-            return (pos + bits.trailing_zeros() as usize).min(size);
-        }
-        pos = (pos / 64 + 1) * 64;
-    }
-    size
 }
 
 #[cfg(test)]

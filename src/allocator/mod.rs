@@ -19,6 +19,8 @@
 //!
 //! Specification 33; design of the Python package.
 
+mod snapshot;
+
 use std::collections::HashSet;
 
 use crate::address::AddressMap;
@@ -28,6 +30,7 @@ use crate::error::{ConfigError, RequestError};
 use crate::geometry::Geometry;
 use crate::layout::FirstChunk;
 use crate::request::{ChunkId, Outcome, Reason, Request};
+use crate::stats_text::{PercpuStats, StatsSizes};
 use crate::units::Bytes;
 use crate::variant::Preset;
 
@@ -87,7 +90,10 @@ pub struct Allocator {
     engine: Box<dyn Engine>,
     address: AddressMap,
     preset: &'static Preset,
-    first_chunk: Option<FirstChunk>,
+    /// Sizes as the statistics text shows them.
+    sizes: StatsSizes,
+    /// Start and length of each group, in bytes from the base address.
+    groups: Vec<(u64, u64)>,
     balance: Balance,
     /// Operations since the worker last had its turn.
     since_balance: u32,
@@ -97,26 +103,46 @@ impl Allocator {
     /// An allocator on a first chunk.
     pub fn with_layout(preset: &'static Preset, chunk: &FirstChunk, balance: Balance) -> Result<Self, ConfigError> {
         let setup = Setup::of_first_chunk(preset, rules_of(preset)?, chunk)?;
-        let address = AddressMap::from_first_chunk(chunk, 0);
-        Ok(Self::assemble(Box::new(Linux::new(&setup)), address, preset, Some(chunk.clone()), balance))
+        Ok(Self {
+            engine: Box::new(Linux::new(&setup)),
+            address: AddressMap::from_first_chunk(chunk, 0),
+            preset,
+            sizes: StatsSizes {
+                unit_size: chunk.info.unit_size,
+                static_size: chunk.info.static_size,
+                reserved_size: chunk.info.reserved_size,
+                dyn_size: chunk.info.dyn_size,
+                atom_size: chunk.info.atom_size,
+                alloc_size: chunk.info.alloc_size,
+            },
+            groups: chunk.group_offsets.iter().copied().zip(chunk.group_sizes.iter().copied()).collect(),
+            balance,
+            since_balance: 0,
+        })
     }
 
     /// An allocator without a first chunk: every chunk is made on demand.
     pub fn bare(preset: &'static Preset, geometry: Geometry, balance: Balance) -> Result<Self, ConfigError> {
         let setup = Setup::bare(preset, rules_of(preset)?, geometry);
-        let address = AddressMap::without_layout(geometry.nr_units(), geometry.unit_size().0, geometry.page_size().0)?;
-        Ok(Self::assemble(Box::new(Linux::new(&setup)), address, preset, None, balance))
-    }
-
-    /// An allocator from parts, for states that come from elsewhere.
-    pub fn assemble(
-        engine: Box<dyn Engine>,
-        address: AddressMap,
-        preset: &'static Preset,
-        first_chunk: Option<FirstChunk>,
-        balance: Balance,
-    ) -> Self {
-        Self { engine, address, preset, first_chunk, balance, since_balance: 0 }
+        let unit_size = geometry.unit_size().0;
+        let page_size = geometry.page_size().0;
+        let size = unit_size * u64::from(geometry.nr_units());
+        Ok(Self {
+            engine: Box::new(Linux::new(&setup)),
+            address: AddressMap::without_layout(geometry.nr_units(), unit_size, page_size)?,
+            preset,
+            sizes: StatsSizes {
+                unit_size,
+                static_size: 0,
+                reserved_size: 0,
+                dyn_size: 0,
+                atom_size: page_size,
+                alloc_size: unit_size,
+            },
+            groups: vec![(0, size)],
+            balance,
+            since_balance: 0,
+        })
     }
 
     /// The engine.
@@ -139,9 +165,14 @@ impl Allocator {
         self.preset
     }
 
-    /// The first chunk, if there is one and it is known.
-    pub fn first_chunk(&self) -> Option<&FirstChunk> {
-        self.first_chunk.as_ref()
+    /// The statistics.
+    pub fn stats(&self) -> PercpuStats {
+        PercpuStats::of_engine(self.engine(), self.sizes)
+    }
+
+    /// Replaces the engine, which must be on the same machine: for replays.
+    pub fn set_engine(&mut self, engine: Box<dyn Engine>) {
+        self.engine = engine;
     }
 
     /// When the worker runs.
@@ -152,16 +183,6 @@ impl Allocator {
     /// Sets when the worker runs.
     pub fn set_balance_policy(&mut self, balance: Balance) {
         self.balance = balance;
-    }
-
-    /// Operations since the worker last had its turn.
-    pub fn since_balance(&self) -> u32 {
-        self.since_balance
-    }
-
-    /// Sets the operations since the worker last had its turn, when a state is restored.
-    pub fn set_since_balance(&mut self, since: u32) {
-        self.since_balance = since;
     }
 
     /// Serves a request.
@@ -185,8 +206,8 @@ impl Allocator {
         let before = (requests.len() >= KEEP_COPY_FROM).then(|| self.clone());
         let mut placements = Vec::with_capacity(requests.len());
         for (index, request) in requests.enumerate() {
-            if index % ASK_EVERY == ASK_EVERY - 1 && before.is_some() && !go_on() {
-                *self = before.expect("checked above");
+            if let Some(before) = before.as_ref().filter(|_| index % ASK_EVERY == ASK_EVERY - 1 && !go_on()) {
+                *self = before.clone();
                 return Err(BatchError::Interrupted);
             }
             placements.push(self.alloc(&request));
@@ -227,8 +248,8 @@ impl Allocator {
         }
         let before = (ptrs.len() >= KEEP_COPY_FROM).then(|| self.clone());
         for (index, ptr) in ptrs.iter().enumerate() {
-            if index % ASK_EVERY == ASK_EVERY - 1 && before.is_some() && !go_on() {
-                *self = before.expect("checked above");
+            if let Some(before) = before.as_ref().filter(|_| index % ASK_EVERY == ASK_EVERY - 1 && !go_on()) {
+                *self = before.clone();
                 return Err(BatchError::Interrupted);
             }
             self.free(*ptr, size(index)).expect("every element was checked");
@@ -357,7 +378,7 @@ mod tests {
         assert!(!ptrs.contains(&NULL));
         for (n, ptr) in (1..200).zip(&ptrs) {
             let area = a.locate(*ptr).unwrap();
-            assert_eq!(area.size.0, (n * 7 as u64).next_multiple_of(4));
+            assert_eq!(area.size.0, (n * 7_u64).next_multiple_of(4));
             let (found, cpu) = a.find(a.per_cpu_ptr(*ptr, 1).unwrap() + area.size.0 - 1).unwrap();
             assert_eq!((found, cpu), (area, 1));
         }

@@ -77,7 +77,7 @@ pub struct Linux {
     pub(crate) stats: Stats,
     /// What stands behind the chunks.
     pub backend: Backend,
-    warn_limit: u32,
+    pub(crate) warn_limit: u32,
     warn_atomic: bool,
     /// Base of the boot area's unit.
     pub(crate) boot_base: u64,
@@ -419,6 +419,29 @@ impl Linux {
             self.chunks.resize_with(id.0 as usize + 1, || None);
         }
         self.chunks[id.0 as usize] = Some(Box::new(chunk));
+    }
+
+    /// The numbered chunk at a base address, the first chunk too.
+    pub(crate) fn restored_id(&self, base: u64) -> Option<ChunkId> {
+        let first = self.first.filter(|id| self.chunk(*id).is_some_and(|chunk| chunk.base_addr == base));
+        self.by_base.get(&base).copied().or(first)
+    }
+
+    /// Gives every chunk another number, as if `created` chunks had ever been made.
+    pub(crate) fn renumber(&mut self, pairs: &[(ChunkId, ChunkId)], created: u32) {
+        let to = |id: ChunkId| pairs.iter().find(|(from, _)| *from == id).map_or(id, |(_, to)| *to);
+        let mut slots = Slots::new(self.slots.len());
+        for (slot, list) in self.slots.iter_lists().enumerate() {
+            list.for_each(|id| slots.push_back(slot as u32, to(id)));
+        }
+        let mut chunks: Vec<Option<Box<Chunk>>> = Vec::new();
+        chunks.resize_with(created as usize, || None);
+        for (from, to) in pairs {
+            chunks[to.0 as usize] = self.chunks[from.0 as usize].take();
+        }
+        self.first = self.first.map(to);
+        self.by_base.values_mut().for_each(|id| *id = to(*id));
+        (self.slots, self.chunks) = (slots, chunks);
     }
 
     /// Removes a chunk that is on no list.

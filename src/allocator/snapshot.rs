@@ -1,0 +1,320 @@
+//! Allocators as bytes: snapshots, and states recorded elsewhere.
+//!
+//! # Design
+//!
+//! A snapshot is a state file with one more key, [`KEY`], that holds what a state does not: chunk
+//! numbers, policy, addresses, what stands behind the chunks. So every snapshot is a state file
+//! that other tools can read, and is checked like one.
+
+use serde_json::{json, Map, Value};
+
+use super::{Allocator, Balance};
+use crate::address::AddressMap;
+use crate::backend::Supply;
+use crate::engine::linux::Linux;
+use crate::engine::Engine;
+use crate::error::StateError;
+use crate::layout::Backend;
+use crate::request::ChunkId;
+use crate::state::State;
+use crate::stats_text::StatsSizes;
+use crate::units::round_up;
+use crate::variant::Preset;
+
+/// The key of a snapshot's own part.
+const KEY: &str = "percpu_snapshot";
+/// Version of that part.
+const VERSION: u64 = 1;
+
+impl Allocator {
+    /// The complete state, as state files have it.
+    pub fn state(&self) -> Result<State, StateError> {
+        let linux = self
+            .engine
+            .as_linux()
+            .ok_or_else(|| StateError::new("engine", format!("{} has no state file form", self.engine.generation())))?;
+        let map = &self.address;
+        let low = map.units().min_by_key(|(_, offset)| *offset).map(|(cpu, _)| cpu);
+        let high = map.units().max_by_key(|(_, offset)| *offset).map(|(cpu, _)| cpu);
+        let backend = self.engine.backend();
+        Ok(State {
+            atom_size: (!backend.contiguous).then_some(self.sizes.atom_size),
+            low_unit_cpu: low,
+            high_unit_cpu: high,
+            group_offsets: self.groups.iter().map(|(offset, _)| *offset).collect(),
+            group_sizes: self.groups.iter().map(|(_, size)| *size).collect(),
+            unit_map: map.unit_map.clone(),
+            unit_offsets: map.unit_offsets.iter().map(|offset| offset.unwrap_or(0)).collect(),
+            base_addr: map.base_addr,
+            per_cpu_start: map.per_cpu_start,
+            static_size: map.static_size,
+            nr_cpu_ids: Some(map.unit_map.len() as u32),
+            ..State::capture(linux)
+        })
+    }
+
+    /// An allocator in a recorded state, by the rules of `preset`.
+    pub fn from_state(state: &State, preset: &'static Preset, balance: Balance) -> Result<Self, StateError> {
+        let linux = state.restore(preset)?;
+        let contiguous = linux.backend.contiguous;
+        let address = address_of(state, contiguous);
+        let served = |index: Option<usize>| {
+            index.map_or(0, |index| {
+                let chunk = &state.chunks[index];
+                u64::from(chunk.nr_pages) * state.page_size()
+                    - u64::from(chunk.start_offset)
+                    - u64::from(chunk.end_offset)
+            })
+        };
+        let atom_size = state.atom_size.unwrap_or(state.unit_size);
+        let sizes = StatsSizes {
+            unit_size: state.unit_size,
+            static_size: state.static_size,
+            reserved_size: served(state.reserved_chunk),
+            dyn_size: served(state.first_chunk),
+            atom_size,
+            alloc_size: round_up(state.unit_size, atom_size.max(1)),
+        };
+        let groups = state.group_offsets.iter().copied().zip(state.group_sizes.iter().copied()).collect();
+        Ok(Self { engine: Box::new(linux), address, preset, sizes, groups, balance, since_balance: 0 })
+    }
+
+    /// Everything, as bytes: a state file that [`Allocator::from_snapshot`] turns into an equal
+    /// allocator.
+    pub fn snapshot(&self) -> Result<String, StateError> {
+        let mut state = self.state()?;
+        let linux = self.engine.as_linux().expect("it has a state");
+        let numbers: Vec<Option<u32>> = linux.chunk_ids().map(|id| (!id.is_reserved()).then_some(id.0)).collect();
+        let backend = &linux.backend;
+        let (next_addr, chunk_span) = backend.address_space();
+        let sizes = &self.sizes;
+        let own = json!({
+            "version": VERSION,
+            "kernel": self.preset.release,
+            "balance": match self.balance {
+                Balance::Eager => json!("eager"),
+                Balance::Manual => json!("manual"),
+                Balance::Every(k) => json!(k),
+            },
+            "since_balance": self.since_balance,
+            "numbers": numbers,
+            "chunks_created": linux.chunks_created(),
+            "warn_limit": linux.warn_limit,
+            "contiguous": backend.contiguous,
+            "atom_size": sizes.atom_size,
+            "backing_pages": backend.backing_pages,
+            "next_addr": next_addr,
+            "chunk_span": chunk_span,
+            "page_supply": backend.page_supply.left(),
+            "map_supply": backend.map_supply.left(),
+            "chunk_supply": backend.chunk_supply.left(),
+            "linear": self.address.linear,
+            "identity": self.address.identity,
+            "boot_cpu": self.address.boot_cpu,
+            "reserved_size": sizes.reserved_size,
+            "dyn_size": sizes.dyn_size,
+            "alloc_size": sizes.alloc_size,
+        });
+        state.other.insert(KEY.into(), own);
+        Ok(state.to_json())
+    }
+
+    /// An allocator from the bytes of a snapshot.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, StateError> {
+        let mut state = State::from_json(bytes)?;
+        let own = match state.other.remove(KEY) {
+            Some(Value::Object(own)) => Own(own),
+            _ => return Err(StateError::new(KEY, "is missing: this is a state, but no snapshot")),
+        };
+        if own.number("version")? != VERSION {
+            return Err(StateError::new(format!("{KEY}.version"), format!("is not {VERSION}")));
+        }
+        let release = own.0.get("kernel").and_then(Value::as_str).unwrap_or_default();
+        let preset = Preset::by_release(release).ok_or_else(|| own.bad("kernel"))?;
+        let balance = match own.0.get("balance") {
+            Some(Value::String(text)) if text == "eager" => Balance::Eager,
+            Some(Value::String(text)) if text == "manual" => Balance::Manual,
+            _ => Balance::Every(own.small("balance")?.max(1)),
+        };
+        let contiguous = own.flag("contiguous")?;
+        let mut allocator = Self::from_state(&state, preset, balance)?;
+        allocator.since_balance = own.small("since_balance")?;
+        allocator.address.linear = own.flag("linear")?;
+        allocator.address.identity = own.flag("identity")?;
+        allocator.address.boot_cpu = own.small("boot_cpu")?;
+        allocator.address.backend = if contiguous { Backend::KernelMemory } else { Backend::Vmalloc };
+        let sizes = &mut allocator.sizes;
+        sizes.atom_size = own.number("atom_size")?;
+        sizes.reserved_size = own.number("reserved_size")?;
+        sizes.dyn_size = own.number("dyn_size")?;
+        sizes.alloc_size = own.number("alloc_size")?;
+        let atom = sizes.atom_size;
+        if !atom.is_power_of_two() {
+            return Err(own.bad("atom_size"));
+        }
+        let numbers = own.numbers(state.chunks.len())?;
+        let created = own.small("chunks_created")?;
+        let linux = allocator.engine.as_linux_mut().expect("restored from a state");
+        linux.warn_limit = own.small("warn_limit")?;
+        let backend = &mut linux.backend;
+        backend.contiguous = contiguous;
+        backend.backing_pages = own.number("backing_pages")?;
+        backend.page_supply = own.supply("page_supply")?;
+        backend.map_supply = own.supply("map_supply")?;
+        backend.chunk_supply = own.supply("chunk_supply")?;
+        backend.set_address_space(own.number("next_addr")?, own.number("chunk_span")?, atom);
+        renumber(linux, &state, &numbers, created)?;
+        Ok(allocator)
+    }
+}
+
+/// Gives the chunks of a restored engine the numbers of the snapshot.
+fn renumber(linux: &mut Linux, state: &State, numbers: &[Option<u32>], created: u32) -> Result<(), StateError> {
+    let bad = |message: &str| StateError::new(format!("{KEY}.numbers"), message);
+    let mut pairs = Vec::with_capacity(numbers.len());
+    for (chunk, number) in state.chunks.iter().zip(numbers) {
+        let reserved = state.reserved_chunk.is_some_and(|index| std::ptr::eq(&state.chunks[index], chunk));
+        match number {
+            None if reserved => {}
+            Some(number) if !reserved && *number < created => {
+                let id = linux.restored_id(chunk.base_addr).ok_or_else(|| bad("name an unknown chunk"))?;
+                pairs.push((id, ChunkId(*number)));
+            }
+            _ => return Err(bad("must be below chunks_created, and null for the reserved chunk only")),
+        }
+    }
+    let mut seen: Vec<ChunkId> = pairs.iter().map(|(_, to)| *to).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    if seen.len() != pairs.len() || u64::from(created) > (1 << 26) {
+        return Err(bad("must differ, and chunks_created be at most 2^26"));
+    }
+    linux.renumber(&pairs, created);
+    Ok(())
+}
+
+fn address_of(state: &State, contiguous: bool) -> AddressMap {
+    let possible = |cpu: usize| state.unit_map.get(cpu).copied().flatten();
+    let cpus = state.unit_map.len().max(1);
+    let known = !state.unit_map.is_empty();
+    let unit = |cpu: usize| if known { possible(cpu) } else { Some(0) };
+    let unit_map: Vec<Option<u32>> = (0..cpus).map(unit).collect();
+    let offset = |cpu: usize| unit_map[cpu].map(|_| state.unit_offsets.get(cpu).copied().unwrap_or(0));
+    AddressMap {
+        base_addr: state.base_addr,
+        per_cpu_start: state.per_cpu_start,
+        unit_offsets: (0..cpus).map(offset).collect(),
+        boot_cpu: unit_map.iter().position(Option::is_some).unwrap_or(0) as u32,
+        unit_map,
+        unit_size: state.unit_size,
+        page_size: state.page_size(),
+        static_size: state.static_size,
+        linear: true,
+        identity: contiguous,
+        backend: if contiguous { Backend::KernelMemory } else { Backend::Vmalloc },
+    }
+}
+
+/// A snapshot's own part.
+struct Own(Map<String, Value>);
+
+impl Own {
+    fn bad(&self, name: &str) -> StateError {
+        let value = self.0.get(name).map_or("nothing".into(), Value::to_string);
+        StateError::new(format!("{KEY}.{name}"), format!("{value} makes no sense here"))
+    }
+
+    fn number(&self, name: &str) -> Result<u64, StateError> {
+        self.0.get(name).and_then(Value::as_u64).ok_or_else(|| self.bad(name))
+    }
+
+    fn small(&self, name: &str) -> Result<u32, StateError> {
+        u32::try_from(self.number(name)?).map_err(|_| self.bad(name))
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, StateError> {
+        self.0.get(name).and_then(Value::as_bool).ok_or_else(|| self.bad(name))
+    }
+
+    fn supply(&self, name: &str) -> Result<Supply, StateError> {
+        match self.0.get(name) {
+            Some(Value::Null) => Ok(Supply::ENDLESS),
+            _ => self.number(name).map(Supply::of),
+        }
+    }
+
+    fn numbers(&self, len: usize) -> Result<Vec<Option<u32>>, StateError> {
+        let list = self.0.get("numbers").and_then(Value::as_array).filter(|list| list.len() == len);
+        let list = list.ok_or_else(|| StateError::new(format!("{KEY}.numbers"), "needs an entry for each chunk"))?;
+        list.iter()
+            .map(|value| match value {
+                Value::Null => Ok(None),
+                value => {
+                    let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
+                    number.map(Some).ok_or_else(|| self.bad("numbers"))
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Geometry;
+    use crate::layout::{FirstChunkRequest, Topology};
+    use crate::request::Request;
+    use crate::units::Bytes;
+
+    fn used(mut a: Allocator) -> Allocator {
+        let mut ptrs = Vec::new();
+        for n in 0..3000u64 {
+            ptrs.push(a.alloc(&Request::new(Bytes(1 + n * 37 % 3000), Bytes(1 << (n % 9)))).ptr);
+            if n % 3 == 0 {
+                let ptr = ptrs.swap_remove((n * 7919) as usize % ptrs.len());
+                a.free(ptr, None).unwrap();
+            }
+        }
+        for ptr in ptrs.drain(200..2000) {
+            a.free(ptr, None).unwrap();
+        }
+        a
+    }
+
+    fn on_a_machine(release: &str) -> Allocator {
+        let preset = Preset::by_release(release).unwrap();
+        let topology = Topology::from_nodes(&[2, 1]).unwrap();
+        let chunk = FirstChunkRequest::new(topology, preset.layout, 98_392).build().unwrap();
+        Allocator::with_layout(preset, &chunk, Balance::Every(3)).unwrap()
+    }
+
+    #[test]
+    fn a_restored_snapshot_is_equal_and_goes_on_equally() {
+        let preset = Preset::by_release("6.12").unwrap();
+        let g = Geometry::new(Bytes(4096), Bytes(8), Bytes(1024), Bytes(65536), 2).unwrap();
+        let bare = Allocator::bare(preset, g, Balance::Manual).unwrap();
+        for a in [on_a_machine("6.12"), on_a_machine("5.4"), on_a_machine("4.19"), bare] {
+            let a = used(a);
+            let bytes = a.snapshot().unwrap();
+            let b = Allocator::from_snapshot(bytes.as_bytes()).unwrap();
+            assert_eq!(b.snapshot().unwrap(), bytes);
+            assert_eq!(b.stats().to_text(), a.stats().to_text());
+            let (a, b) = (used(a), used(b));
+            assert_eq!(a.snapshot().unwrap(), b.snapshot().unwrap());
+        }
+    }
+
+    #[test]
+    fn damaged_snapshots_are_refused() {
+        let bytes = used(on_a_machine("6.12")).snapshot().unwrap();
+        let whole: Value = serde_json::from_str(&bytes).unwrap();
+        let keys: Vec<String> = whole[KEY].as_object().unwrap().keys().cloned().collect();
+        for key in keys {
+            let mut damaged = whole.clone();
+            damaged[KEY][&key] = json!([1, {"a": -3}]);
+            assert!(Allocator::from_snapshot(damaged.to_string().as_bytes()).is_err(), "{key}");
+        }
+        assert!(Allocator::from_snapshot(b"{}").is_err());
+        assert!(Allocator::from_snapshot(&bytes.as_bytes()[..bytes.len() / 2]).is_err());
+    }
+}
