@@ -25,6 +25,7 @@ use crate::engine::linux::Linux;
 use crate::engine::{Engine, Setup};
 use crate::layout::FirstChunk;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
+use crate::stats_text::{PercpuStats, StatsSizes};
 use crate::units::Bytes;
 use crate::variant::Preset;
 
@@ -172,7 +173,19 @@ impl Runner {
             "M" => self.engine.backend_mut().map_supply = supply(),
             "V" => self.engine.backend_mut().chunk_supply = supply(),
             "L" => self.engine.enable_async(),
-            "S" => {}
+            "S" => {
+                let info = &self.first_chunk.info;
+                let sizes = StatsSizes {
+                    unit_size: info.unit_size,
+                    static_size: info.static_size,
+                    reserved_size: info.reserved_size,
+                    dyn_size: info.dyn_size,
+                    atom_size: info.atom_size,
+                    alloc_size: info.alloc_size,
+                };
+                let text = PercpuStats::of_engine(&*self.engine, sizes).to_text();
+                differences("statistics", &line[1], &text.lines().collect(), SHOWN, &mut out);
+            }
             "q" => self.question(line, &mut out),
             "Q" => out = run_question(&self.first_chunk, line),
             "x" => {

@@ -1,0 +1,483 @@
+//! The state between two lines of a recording: engine, requests under way, worker.
+//!
+//! # Design
+//!
+//! | line | what goes on |
+//! |---|---|
+//! | `free` | the free, at once |
+//! | `alloc_area` | its request starts here |
+//! | allocation, failure | the request, if it did not start before; then the comparison |
+//! | `populated`, `create` | whoever waits for it; else the request ahead that it belongs to starts |
+//! | `depopulated`, `destroy`, `balance_*` | the worker |
+//!
+//! A line that nobody waits for is counted, its bookkeeping is applied, and the replay goes on.
+//!
+//! Traces without the recorder's probes show neither population nor the worker: then pages are
+//! there when asked for and the worker runs at once when it is scheduled.
+//!
+//! # Source
+//!
+//! Specification 50 sections 2 to 4, 6 and 7.
+
+use std::collections::{HashMap, HashSet};
+
+use super::lookahead::{self, Lookahead};
+use super::recorded_place;
+use crate::bitmap;
+use crate::engine::linux::{Done, Linux, Need, Progress, Stop, Task, Worker};
+use crate::engine::Engine;
+use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
+use crate::trace::{Alloc, Event, Record, Trace};
+
+/// Counts of a replay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Events read.
+    pub events: u64,
+    /// Served requests that were predicted: chunk and offset.
+    pub allocs: u64,
+    /// Failed requests that were predicted to fail.
+    pub fails: u64,
+    /// Frees.
+    pub frees: u64,
+    /// Lines about pages, chunks and the worker that were predicted.
+    pub background: u64,
+    /// Lines about pages, chunks and the worker that were not predicted, and runs of the worker that
+    /// were not scheduled.
+    pub unexplained: u64,
+    /// Requests whose line was written late, so that they had to start before other lines.
+    pub late: u64,
+    /// Requests with another outcome than predicted, creations and destructions that were not
+    /// predicted, frees of what is not live, places that cannot be.
+    pub diverged: u64,
+}
+
+/// What the driver knows better than the lines say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Overrides {
+    forced: HashSet<usize>,
+    start_before: HashMap<usize, usize>,
+}
+
+impl Overrides {
+    /// The request of event `event` gets what was recorded.
+    pub fn force(&mut self, event: usize) {
+        self.forced.insert(event);
+    }
+
+    /// The request of event `event` starts before the line of event `start`.
+    pub fn start_before(&mut self, event: usize, start: usize) {
+        self.start_before.insert(start, event);
+    }
+
+    /// Takes back what was said of starting before event `start`.
+    pub fn forget_start(&mut self, start: usize) {
+        self.start_before.remove(&start);
+    }
+
+    /// True if another request starts before event `start` already.
+    pub fn taken(&self, start: usize) -> bool {
+        self.start_before.contains_key(&start)
+    }
+}
+
+/// A request with another outcome than recorded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mismatch {
+    pub predicted: Outcome,
+    /// The event before or at whose line the request was started.
+    pub started_at: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Started {
+    event: usize,
+    at: usize,
+    cpu: Option<u16>,
+    task: Task,
+    progress: Progress,
+}
+
+/// Everything between two lines.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub engine: Linux,
+    pub totals: Totals,
+    worker: Option<Worker>,
+    started: Vec<Started>,
+    background: bool,
+    /// Late boot comes after this request: it needed the chunk that shows where late boot is.
+    gate_after: Option<usize>,
+}
+
+/// What a step may look at.
+#[derive(Clone, Copy)]
+pub(super) struct View<'t> {
+    pub trace: &'t Trace,
+    pub ahead: &'t Lookahead,
+    pub overrides: &'t Overrides,
+}
+
+impl Machine {
+    pub fn new(engine: Linux, ahead: &Lookahead) -> Self {
+        Self {
+            engine,
+            totals: Totals::default(),
+            worker: None,
+            started: Vec::new(),
+            background: ahead.background(),
+            gate_after: None,
+        }
+    }
+
+    /// True if nothing is under way, so that every invariant must hold.
+    pub fn at_rest(&self) -> bool {
+        self.worker.is_none() && self.started.is_empty()
+    }
+
+    /// Reads the line of event `index`. The outcome if it is a request.
+    pub fn step(&mut self, view: &View<'_>, index: usize) -> Result<Option<Outcome>, Mismatch> {
+        if let Some(event) = view.overrides.start_before.get(&index) {
+            self.start(view, *event, index);
+        }
+        let Some(record) = view.trace.get(index) else { return Ok(None) };
+        let mut outcome = None;
+        match record.event {
+            Event::Alloc(_) | Event::AllocFail { .. } => outcome = self.request_line(view, &record)?,
+            Event::Free { base, off, .. } => {
+                let place = base.and_then(|base| Some((recorded_place(&self.engine, base.addr, off.0)?, off)));
+                match place.map(|(chunk, off)| self.engine.free(chunk, off, None)) {
+                    Some(Ok(_)) => self.totals.frees += 1,
+                    _ => self.totals.diverged += 1,
+                }
+            }
+            Event::AllocArea { base, start, .. } => {
+                if let Some(event) = view.ahead.request_of_area(index) {
+                    self.area_line(view, event, index, base.addr, start.0);
+                }
+            }
+            Event::Create { base: Some(base) } => self.create_line(view, &record, base.addr),
+            Event::Destroy { base: Some(base) } => self.destroy_line(base.addr),
+            Event::Populated { base, first, end } => {
+                self.populated_line(view, index, (base.addr, first.0, end.0));
+            }
+            Event::Depopulated { base, first, end } => self.depopulated_line(base.addr, first.0, end.0),
+            Event::BalanceBegin => self.begin_line(view, &record),
+            Event::BalanceFree { empty_only } => {
+                let explained = self.offer(|_, stop| (stop == Stop::FreePass { empty_only }).then_some(Done::Ok));
+                self.count(explained);
+            }
+            Event::BalanceEnd => {
+                self.pass_flush();
+                let finished = self.worker.take().is_some_and(|worker| worker.waits().is_none());
+                self.count(finished);
+            }
+            _ => {}
+        }
+        if !self.background && self.engine.balance_pending() {
+            self.run_worker_now(view.trace, index + 1);
+        }
+        Ok(outcome)
+    }
+
+    fn count(&mut self, explained: bool) {
+        if explained {
+            self.totals.background += 1;
+        } else {
+            self.totals.unexplained += 1;
+        }
+    }
+
+    fn is_started(&self, event: usize) -> bool {
+        self.started.iter().any(|started| started.event == event)
+    }
+
+    /// Starts the request of event `event` at the line of event `at`, unless it is under way.
+    fn start(&mut self, view: &View<'_>, event: usize, at: usize) {
+        if self.is_started(event) {
+            return;
+        }
+        let Some(record) = view.trace.get(event) else { return };
+        let Some(request) = request_of(&record.event) else { return };
+        let forced = view.overrides.forced.contains(&event);
+        let (task, progress) = match record.event {
+            Event::Alloc(Alloc { base, off, .. }) if forced => {
+                let place = base.and_then(|base| recorded_place(&self.engine, base.addr, off.0));
+                match place.and_then(|chunk| self.engine.force(&request, chunk, off)) {
+                    Some(under_way) => under_way,
+                    None => return self.totals.diverged += 1,
+                }
+            }
+            _ if forced => self.engine.force_failure(&request),
+            _ => self.engine.start(&request),
+        };
+        self.started.push(Started { event, at, cpu: record.cpu, task, progress });
+    }
+
+    /// The line of a request: it must be done, and as recorded.
+    fn request_line(&mut self, view: &View<'_>, record: &Record<'_>) -> Result<Option<Outcome>, Mismatch> {
+        self.start(view, record.index, record.index);
+        let Some(position) = self.started.iter().position(|started| started.event == record.index) else {
+            return Ok(None);
+        };
+        self.finish_unseen(view, position, &record.event);
+        let started = &self.started[position];
+        let predicted = match started.progress {
+            Progress::Done(outcome) => outcome,
+            Progress::Waits(Need::Pages { chunk, .. }) => {
+                Outcome::Placed { chunk, off: self.engine.area_of(&started.task).unwrap_or_default() }
+            }
+            Progress::Waits(Need::Chunk) => Outcome::Failed(Reason::NoChunk),
+        };
+        let equal = match record.event {
+            Event::Alloc(Alloc { base, off, .. }) => {
+                let place = base.and_then(|base| recorded_place(&self.engine, base.addr, off.0));
+                place.is_some_and(|chunk| predicted == Outcome::Placed { chunk, off })
+            }
+            _ => matches!(predicted, Outcome::Failed(_)),
+        };
+        if !equal && !view.overrides.forced.contains(&record.index) {
+            return Err(Mismatch { predicted, started_at: started.at });
+        }
+        self.started.swap_remove(position);
+        match predicted {
+            Outcome::Placed { .. } if equal => self.totals.allocs += 1,
+            Outcome::Failed(_) if equal => self.totals.fails += 1,
+            _ => {}
+        }
+        if self.gate_after == Some(record.index) {
+            self.engine.enable_async();
+        }
+        Ok(Some(predicted))
+    }
+
+    /// Gives a request at its own line what no line has shown. Without the recorder's probes that is
+    /// every population; with them, a failing request's stop, or pages in the right place.
+    fn finish_unseen(&mut self, view: &View<'_>, position: usize, event: &Event<'_>) {
+        let failed = matches!(event, Event::AllocFail { .. });
+        while let Progress::Waits(need) = self.started[position].progress {
+            let started = &mut self.started[position];
+            started.progress = match need {
+                Need::Chunk if failed => self.engine.chunk_made(&mut started.task, None),
+                Need::Pages { first, end, .. } if failed => {
+                    self.engine.pages_made(&mut started.task, first, end, false)
+                }
+                Need::Pages { chunk, first, end } => {
+                    let predicted = Some((chunk, self.engine.area_of(&started.task)));
+                    let recorded = match event {
+                        Event::Alloc(Alloc { base: Some(base), off, .. }) => {
+                            recorded_place(&self.engine, base.addr, off.0).map(|chunk| (chunk, Some(*off)))
+                        }
+                        _ => None,
+                    };
+                    if self.background && predicted != recorded {
+                        return;
+                    }
+                    self.totals.unexplained += u64::from(self.background);
+                    self.engine.pages_made(&mut started.task, first, end, true)
+                }
+                Need::Chunk if self.background => return,
+                Need::Chunk => {
+                    let known = |base| self.engine.chunk_at_base(base).is_some();
+                    let Some(base) = lookahead::next_creation(view.trace, started.event, known) else { return };
+                    let chunk = self.engine.create_chunk_at(base);
+                    self.engine.chunk_made(&mut started.task, Some(chunk))
+                }
+            };
+        }
+    }
+
+    /// The line that shows an area being taken: its request starts here.
+    fn area_line(&mut self, view: &View<'_>, event: usize, index: usize, base: u64, start: u32) {
+        if self.is_started(event) {
+            return;
+        }
+        let request = view.trace.get(event).and_then(|record| request_of(&record.event));
+        let chunk = self.engine.chunk_at_base(base);
+        if let (Some(request), Some(chunk)) = (request, chunk) {
+            let fit = self.engine.task(&request).ok().and_then(|task| self.engine.search_start(chunk, &task));
+            if fit.is_some_and(|fit| fit != start) {
+                self.totals.unexplained += 1;
+            }
+        }
+        self.start(view, event, index);
+    }
+
+    /// Lets the worker go on past the flush, which no line shows.
+    fn pass_flush(&mut self) {
+        if let Some(worker) = self.worker.as_mut().filter(|worker| worker.waits() == Some(Stop::Flush)) {
+            self.engine.run_worker(worker, Done::Ok);
+        }
+    }
+
+    /// Offers a line to the worker: if it answers what the worker waits for, the worker goes on.
+    fn offer(&mut self, answers: impl FnOnce(&mut Linux, Stop) -> Option<Done>) -> bool {
+        self.pass_flush();
+        let Some(worker) = &mut self.worker else { return false };
+        let Some(done) = worker.waits().and_then(|stop| answers(&mut self.engine, stop)) else { return false };
+        self.engine.run_worker(worker, done);
+        true
+    }
+
+    fn populated_line(&mut self, view: &View<'_>, index: usize, (base, first, end): (u64, u32, u32)) {
+        let Some(chunk) = self.engine.chunk_at_base(base) else {
+            // The no-MMU back end populates a chunk before it announces it.
+            return self.count(self.engine.backend.contiguous);
+        };
+        if self.offer(|_, stop| (stop == Stop::Populate { chunk, first, end }).then_some(Done::Ok)) {
+            return self.count(true);
+        }
+        let need = Need::Pages { chunk, first, end };
+        if self.populate_started(need) {
+            return self.count(true);
+        }
+        let page_size = self.engine.geometry().page_size().0;
+        let pages = (base, u64::from(first), u64::from(end));
+        let ahead = lookahead::request_for_pages(view.trace, index, |e| self.is_started(e), pages, page_size);
+        if let Some(event) = ahead {
+            self.start(view, event, index);
+            if self.populate_started(need) {
+                return self.count(true);
+            }
+        }
+        self.count(false);
+        let known = self.engine.chunk(chunk).expect("found by its base");
+        if end <= known.nr_pages().0 && bitmap::count_set(known.populated(), first, end) == 0 {
+            self.engine.mark_populated(chunk, first, end, false);
+        }
+    }
+
+    /// Gives the pages to the request that waits for just these.
+    fn populate_started(&mut self, need: Need) -> bool {
+        let Need::Pages { first, end, .. } = need else { return false };
+        let waiting = self.started.iter_mut().find(|started| started.progress == Progress::Waits(need));
+        let Some(started) = waiting else { return false };
+        started.progress = self.engine.pages_made(&mut started.task, first, end, true);
+        true
+    }
+
+    fn depopulated_line(&mut self, base: u64, first: u32, end: u32) {
+        let Some(chunk) = self.engine.chunk_at_base(base) else { return self.count(false) };
+        let explained = self.offer(|_, stop| (stop == Stop::Release { chunk, first, end }).then_some(Done::Ok));
+        self.count(explained);
+        let known = self.engine.chunk(chunk).expect("found by its base");
+        if !explained && end <= known.nr_pages().0 && bitmap::count_set(known.populated(), first, end) == end - first {
+            self.engine.mark_depopulated(chunk, first, end);
+        }
+    }
+
+    fn create_line(&mut self, view: &View<'_>, record: &Record<'_>, base: u64) {
+        if self.engine.chunk_at_base(base).is_some() {
+            // The worker made it ahead of its line, or it is the announcement of the first chunk.
+            return self.count(!self.background);
+        }
+        if self.offer(|engine, stop| (stop == Stop::Create).then(|| Done::Created(engine.create_chunk_at(base)))) {
+            return self.count(true);
+        }
+        if self.create_for_request(view, record, base) {
+            return self.count(true);
+        }
+        if !self.background && !self.engine.totals().async_enabled {
+            // Late boot is not visible: no request needs this chunk, so the worker made it.
+            self.engine.enable_async();
+            self.run_worker_now(view.trace, record.index);
+            if self.engine.chunk_at_base(base).is_some() {
+                return self.count(true);
+            }
+        }
+        self.count(false);
+        self.totals.diverged += 1;
+        self.engine.adopt_chunk(base);
+    }
+
+    /// Gives the chunk at `base` to the request that waits for one, or that lies ahead and needs one.
+    fn create_for_request(&mut self, view: &View<'_>, record: &Record<'_>, base: u64) -> bool {
+        let waits = |started: &&mut Started| started.progress == Progress::Waits(Need::Chunk);
+        let mut waiting = self.started.iter_mut().filter(waits).collect::<Vec<_>>();
+        waiting.sort_by_key(|started| started.cpu != record.cpu);
+        if let Some(started) = waiting.into_iter().next() {
+            let chunk = self.engine.create_chunk_at(base);
+            started.progress = self.engine.chunk_made(&mut started.task, Some(chunk));
+            return true;
+        }
+        let ahead: Vec<usize> =
+            lookahead::requests_for_chunk(view.trace, record.index, |e| self.is_started(e), record.cpu, base).collect();
+        for event in ahead {
+            let mut trial = self.clone();
+            trial.start(view, event, record.index);
+            let Some(started) = trial.started.last_mut().filter(|started| started.event == event) else { continue };
+            if started.progress == Progress::Waits(Need::Chunk) {
+                let chunk = trial.engine.create_chunk_at(base);
+                started.progress = trial.engine.chunk_made(&mut started.task, Some(chunk));
+                *self = trial;
+                if !self.engine.totals().async_enabled {
+                    self.gate_after = Some(event);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    fn destroy_line(&mut self, base: u64) {
+        let Some(chunk) = self.engine.chunk_at_base(base) else { return self.count(!self.background) };
+        let explained = self.offer(|_, stop| (stop == Stop::Destroy(chunk)).then_some(Done::Ok));
+        self.count(explained);
+        if !explained {
+            self.totals.diverged += 1;
+            self.engine.drop_chunk(chunk);
+        }
+    }
+
+    fn begin_line(&mut self, view: &View<'_>, record: &Record<'_>) {
+        if !self.engine.balance_pending() && !view.ahead.in_lock_order() {
+            // The request that scheduled it has not written its line yet.
+            let ahead = lookahead::request_of_cpu(view.trace, record.index, |e| self.is_started(e), record.cpu);
+            if let Some(event) = ahead {
+                self.start(view, event, record.index);
+            }
+        }
+        self.count(self.engine.balance_pending());
+        self.engine.clear_pending();
+        let mut worker = Worker::new();
+        self.engine.run_worker(&mut worker, Done::Ok);
+        self.worker = Some(worker);
+    }
+
+    /// Runs the worker from beginning to end; chunks that it makes are the next ones announced from
+    /// event `from` on.
+    fn run_worker_now(&mut self, trace: &Trace, from: usize) {
+        self.engine.clear_pending();
+        let mut worker = Worker::new();
+        let mut done = Done::Ok;
+        while let Some(stop) = self.engine.run_worker(&mut worker, done) {
+            done = match stop {
+                Stop::Create => {
+                    let known = |base| self.engine.chunk_at_base(base).is_some();
+                    lookahead::next_creation(trace, from, known)
+                        .map_or(Done::Failed, |base| Done::Created(self.engine.create_chunk_at(base)))
+                }
+                _ => Done::Ok,
+            };
+        }
+    }
+}
+
+/// The request that an event records.
+pub(super) fn request_of(event: &Event<'_>) -> Option<Request> {
+    let (size, align, reserved, atomic) = match *event {
+        Event::Alloc(Alloc { size, align, reserved, atomic, .. }) => (size, align, reserved, atomic),
+        Event::AllocFail { size, align, reserved, atomic } => (size, align, reserved, atomic),
+        _ => return None,
+    };
+    let sleep = if atomic { Sleep::Never } else { Sleep::Full };
+    Some(Request { sleep, reserved, nowarn: true, ..Request::new(size, align) })
+}
+
+/// The chunk of an outcome.
+pub(super) fn chunk_of(outcome: &Outcome) -> Option<ChunkId> {
+    match outcome {
+        Outcome::Placed { chunk, .. } => Some(*chunk),
+        Outcome::Failed(_) => None,
+    }
+}
