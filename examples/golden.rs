@@ -1,9 +1,12 @@
 //! Runs every golden file below a directory: `make golden GOLDEN=DIR`.
+//!
+//! `--verify` checks every invariant after every operation; `--naive` runs the slow
+//! implementation instead of the engine.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use percpu::testing::golden::{run_file, Report};
+use percpu::testing::golden::{run_file_with, Options, Report};
 use rayon::prelude::*;
 
 /// Every `*.jsonl.gz` below `path`, sorted.
@@ -24,7 +27,8 @@ fn files_below(path: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let verify = args.iter().any(|arg| arg == "--verify");
+    let flag = |name: &str| args.iter().any(|arg| arg == name);
+    let options = Options { verify: flag("--verify"), naive: flag("--naive"), ..Options::default() };
     let mut files = Vec::new();
     for dir in args.iter().filter(|arg| !arg.starts_with("--")) {
         if let Err(error) = files_below(Path::new(dir), &mut files) {
@@ -33,7 +37,7 @@ fn main() -> ExitCode {
         }
     }
     let mut total = Report::default();
-    for result in files.par_iter().map(|path| run_file(path, verify)).collect::<Vec<_>>() {
+    for result in files.par_iter().map(|path| run_file_with(path, &options)).collect::<Vec<_>>() {
         match result {
             Ok(report) => total.add(report),
             Err(error) => {

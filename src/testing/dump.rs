@@ -44,7 +44,7 @@ fn new_block(b: &Block) -> Value {
     ])
 }
 
-fn chunk(engine: &dyn Engine, id: ChunkId, slot: i64, pos: i64) -> Value {
+fn chunk(engine: &dyn Engine, generation: Generation, id: ChunkId, slot: i64, pos: i64) -> Value {
     let view = engine.chunk(id).expect("a listed chunk exists");
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| out.insert(key.into(), value);
@@ -56,7 +56,7 @@ fn chunk(engine: &dyn Engine, id: ChunkId, slot: i64, pos: i64) -> Value {
     put("immutable", json!(u8::from(view.role != Role::Dynamic)));
     put("nr_populated", json!(view.nr_populated.0));
     put("populated", json!(hex(&view.populated)));
-    linux(engine.generation(), &view, &mut out);
+    linux(generation, &view, &mut out);
     Value::Object(out)
 }
 
@@ -87,14 +87,19 @@ fn linux(generation: Generation, view: &ChunkView<'_>, out: &mut Map<String, Val
 
 /// The state object of the golden files.
 pub fn state(engine: &dyn Engine) -> Value {
+    state_as(engine, engine.generation())
+}
+
+/// The state object in the form of a generation, which need not be the engine's own.
+pub fn state_as(engine: &dyn Engine, generation: Generation) -> Value {
     let stats = engine.stats();
     let totals = engine.totals();
     let mut chunks = Vec::new();
     if engine.chunk(ChunkId::RESERVED).is_some() {
-        chunks.push(chunk(engine, ChunkId::RESERVED, -1, -1));
+        chunks.push(chunk(engine, generation, ChunkId::RESERVED, -1, -1));
     }
     for (slot, list) in engine.slots().iter().enumerate() {
-        chunks.extend(list.iter().enumerate().map(|(pos, id)| chunk(engine, *id, slot as i64, pos as i64)));
+        chunks.extend(list.iter().enumerate().map(|(pos, id)| chunk(engine, generation, *id, slot as i64, pos as i64)));
     }
     let mut out = json!({
         "nr_slots": engine.slot_numbers().nr_slots,

@@ -16,9 +16,10 @@ use std::path::Path;
 
 use serde_json::{json, Value};
 
-use super::dump::{chunk_name, state};
+use super::dump::{chunk_name, state_as};
 use super::golden_layout::{first_chunk_of_header, preset_of, run_case, run_init, run_question};
 use super::json::{differences, read_lines};
+use super::naive::Naive;
 use crate::address::AddressMap;
 use crate::backend::{BackendEvent, Supply};
 use crate::engine::linux::Linux;
@@ -27,7 +28,7 @@ use crate::layout::FirstChunk;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::stats_text::{PercpuStats, StatsSizes};
 use crate::units::Bytes;
-use crate::variant::Preset;
+use crate::variant::{Generation, Preset, Rules};
 
 /// Differences shown of one file.
 const SHOWN: usize = 8;
@@ -69,8 +70,26 @@ impl Report {
     }
 }
 
+/// How a golden file is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Check every invariant after every operation.
+    pub verify: bool,
+    /// Run the slow implementation instead of the engine.
+    pub naive: bool,
+    /// Behaviour flags instead of those of the generation: shows that a flag matters.
+    pub rules: Option<Rules>,
+    /// Leave a trace at its first difference.
+    pub stop_at_difference: bool,
+}
+
 /// Runs one golden file. `verify` also checks every invariant after every operation.
 pub fn run_file(path: &Path, verify: bool) -> Result<Report, String> {
+    run_file_with(path, &Options { verify, ..Options::default() })
+}
+
+/// Runs one golden file.
+pub fn run_file_with(path: &Path, options: &Options) -> Result<Report, String> {
     let lines = read_lines(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let (header, lines) = lines.split_first().ok_or_else(|| format!("{}: empty", path.display()))?;
     let directory = header["generation"].as_str().unwrap_or_default();
@@ -87,10 +106,13 @@ pub fn run_file(path: &Path, verify: bool) -> Result<Report, String> {
     };
     match (header["kind"].as_str(), preset) {
         (Some("trace"), Ok(preset)) if preset.generation.rules().is_some() => {
-            let mut runner = Runner::new(preset, header, verify)?;
+            let mut runner = Runner::new(preset, header, options)?;
             for (index, line) in lines.iter().enumerate() {
                 let found = runner.line(line, &mut report);
                 note(&mut report, index + 2, found);
+                if options.stop_at_difference && report.differences > 0 {
+                    break;
+                }
             }
         }
         (Some(kind @ ("layout-build" | "layout-setup")), Ok(_)) => {
@@ -117,14 +139,20 @@ struct Runner {
     /// What every allocation got, freed or not: questions are asked of both.
     places: HashMap<u64, Live>,
     objects: HashMap<u64, Live>,
+    generation: Generation,
     run: Option<GeneratedRun>,
     verify: bool,
 }
 
 impl Runner {
-    fn new(preset: &Preset, header: &Value, verify: bool) -> Result<Self, String> {
-        let (setup, first_chunk) = setup_of(preset, header)?;
-        let mut engine: Box<dyn Engine> = Box::new(Linux::new(&setup));
+    fn new(preset: &Preset, header: &Value, options: &Options) -> Result<Self, String> {
+        let (mut setup, first_chunk) = setup_of(preset, header)?;
+        setup.rules = options.rules.unwrap_or(setup.rules);
+        let mut engine: Box<dyn Engine> = if options.naive {
+            Box::new(Naive::new(&setup).ok_or("the slow implementation knows no other rules")?)
+        } else {
+            Box::new(Linux::new(&setup))
+        };
         engine.backend_mut().journal.enabled = true;
         Ok(Self {
             header: header.clone(),
@@ -132,8 +160,9 @@ impl Runner {
             engine,
             places: HashMap::new(),
             objects: HashMap::new(),
+            generation: preset.generation,
             run: header.get("run").map(GeneratedRun::new),
-            verify,
+            verify: options.verify,
         })
     }
 
@@ -152,7 +181,7 @@ impl Runner {
             || line[1].as_i64().map_or(Supply::ENDLESS, |n| u64::try_from(n).map_or(Supply::ENDLESS, Supply::of));
         match op {
             "init" => out = run_init(&self.header, line),
-            "s" => differences("state", &line[1], &state(&*self.engine), SHOWN, &mut out),
+            "s" => differences("state", &line[1], &state_as(&*self.engine, self.generation), SHOWN, &mut out),
             "a" => self.alloc(line, &mut out),
             "f" => {
                 if let Some(live) = line[1].as_u64().and_then(|id| self.objects.remove(&id)) {

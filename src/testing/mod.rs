@@ -6,4 +6,5 @@ pub mod dump;
 pub mod golden;
 pub mod golden_layout;
 pub mod json;
+pub mod naive;
 pub mod recordings;
