@@ -166,6 +166,9 @@ impl Chunk {
             bitmap::set(&mut chunk.bound_map, nr_bits);
             chunk.update_hints_alloc(ctx, nr_bits - tail, tail);
         }
+        if chunk.counts_pages_by_maps(ctx) {
+            chunk.nr_empty_pop_pages = (0..pages.0).filter(|page| chunk.page_is_free(ctx, *page)).count() as i32;
+        }
         chunk
     }
 

@@ -77,7 +77,7 @@ impl Chunk {
     /// Where no kernel has the geometry, page emptiness is read off the map, not off block hints
     /// (specification 10 section 11).
     #[inline]
-    fn counts_pages_by_maps(&self, ctx: &Context) -> bool {
+    pub(super) fn counts_pages_by_maps(&self, ctx: &Context) -> bool {
         ctx.rules.exact_empty_pages && !ctx.geometry.block_is_page()
     }
 

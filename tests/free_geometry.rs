@@ -1,0 +1,38 @@
+//! Geometries that no kernel has: cases that went wrong once (`docs/free-geometry.md`).
+#![cfg(feature = "testing")]
+
+use percpu::backend::Backend;
+use percpu::engine::linux::Linux;
+use percpu::engine::{BootChunks, BootRegion, Engine, Setup};
+use percpu::geometry::Geometry;
+use percpu::request::ChunkId;
+use percpu::units::{Bytes, Pages};
+use percpu::variant::Rules;
+
+/// Pages of 128 bytes, unit of 16 pages; bytes.
+fn setup(rules: Rules, block: u64, boot: Option<BootRegion>) -> Setup {
+    let geometry = Geometry::new(Bytes(128), Bytes(4), Bytes(block), Bytes(2048), 1).unwrap();
+    Setup {
+        geometry,
+        rules,
+        warn_atomic: true,
+        async_enabled: true,
+        boot: boot.map(|first| BootChunks { base_addr: 4096, first, reserved: None, nr_populated: Pages(16) }),
+        backend: Backend::new(1, 128, 128, 2048),
+    }
+}
+
+/// Pages under the hidden ends of a boot chunk are not empty, whatever the block size.
+#[test]
+fn hidden_ends_are_not_empty_pages() {
+    let first = BootRegion { base_addr: 4096, start_offset: Bytes(20), size: Bytes(1000) };
+    for rules in [Rules::LINUX_4_14, Rules::LINUX_5_2, Rules::LINUX_5_14] {
+        for block in [8, 32, 128, 512, 2048] {
+            let engine = Linux::new(&setup(rules, block, Some(first)));
+            engine.verify().unwrap_or_else(|violation| panic!("block {block}, {rules:?}: {violation}"));
+            let chunk = Engine::chunk(&engine, ChunkId(0)).unwrap();
+            assert_eq!(chunk.nr_empty_pop_pages, Some(6), "block {block}");
+            assert_eq!(engine.totals().nr_empty_pop_pages, 6, "block {block}");
+        }
+    }
+}
