@@ -2,6 +2,7 @@
 #![cfg(feature = "testing")]
 
 use percpu::backend::Backend;
+use percpu::chunk::{Chunk, Context};
 use percpu::engine::linux::Linux;
 use percpu::engine::{BootChunks, BootRegion, Engine, Setup};
 use percpu::geometry::Geometry;
@@ -34,5 +35,22 @@ fn hidden_ends_are_not_empty_pages() {
             assert_eq!(chunk.nr_empty_pop_pages, Some(6), "block {block}");
             assert_eq!(engine.totals().nr_empty_pop_pages, 6, "block {block}");
         }
+    }
+}
+
+/// Blocks above a page: behind a page that is not populated, the rest of a run still counts.
+#[test]
+fn an_atomic_search_goes_on_inside_a_run() {
+    for rules in [Rules::LINUX_4_14, Rules::LINUX_5_2, Rules::LINUX_5_14] {
+        let geometry = setup(rules, 2048, None).geometry;
+        let ctx = Context { geometry, rules };
+        let mut chunk = Chunk::new(&ctx, 0);
+        chunk.place(&ctx, 448, 64);
+        chunk.mark_populated(&ctx, 4, 9, false);
+        chunk.mark_populated(&ctx, 11, 16, false);
+        assert_eq!(chunk.find_block_fit(&ctx, 8, 1, false), Some(0));
+        assert_eq!(chunk.find_block_fit(&ctx, 8, 1, true), Some(4 * 32), "{rules:?}");
+        // Nowhere that many populated pages in a row.
+        assert_eq!(chunk.find_block_fit(&ctx, 161, 1, true), None, "{rules:?}");
     }
 }

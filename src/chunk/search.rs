@@ -62,12 +62,17 @@ impl Chunk {
 
     /// The next region at or after `off` that fits `bits` at `align`; `off` at the end of the
     /// map when there is none.
-    fn next_fit_region(&self, ctx: &Context, bits: i32, align: i32, off: i32) -> Region {
+    ///
+    /// `resumed`: the search goes on at a page behind a region that was rejected. Where blocks
+    /// are larger than pages that may be inside a block, and runs count from there on only
+    /// (`docs/free-geometry.md`); else `off` starts a block and it makes no difference.
+    #[inline]
+    fn next_fit_region(&self, ctx: &Context, bits: i32, align: i32, off: i32, resumed: bool) -> Region {
         let shift = ctx.geometry.block_bits_shift();
         let block_bits = ctx.geometry.block_bits() as i32;
-        let large_blocks = ctx.geometry.block_bits_shift() > ctx.geometry.page_bits_shift();
         let mut index = (off >> shift) as usize;
         let mut block_off = off & (block_bits - 1);
+        let mut floor = if resumed { block_off } else { 0 };
         let mut region = Region { off, len: 0 };
         while let Some(block) = self.blocks.get(index) {
             if region.len != 0 {
@@ -80,20 +85,17 @@ impl Chunk {
                     continue;
                 }
             }
-            let pad = align_up(block.contig_hint_start, align) - block.contig_hint_start;
-            if block.contig_hint != 0 && block.contig_hint_start >= block_off && block.contig_hint >= pad + bits {
-                let start = block.next_hint(bits, &ctx.rules);
-                // Blocks above a page only: the search may have to go on inside a block.
-                let start = if large_blocks { start.max(block_off) } else { start };
-                region.len = pad + bits + block.contig_hint_start - start;
+            let contig_start = block.contig_hint_start.max(floor);
+            let contig = block.contig_hint - (contig_start - block.contig_hint_start);
+            let pad = align_up(contig_start, align) - contig_start;
+            if contig > 0 && contig_start >= block_off && contig >= pad + bits {
+                let start = block.next_hint(bits, &ctx.rules).max(floor);
+                region.len = pad + bits + contig_start - start;
                 region.off = ((index as i32) << shift) + start;
                 return region;
             }
-            let edge = block_bits - block.right_free;
-            // Blocks above a page only: a run at the edge counts from `block_off` on.
-            let edge = if large_blocks { edge.max(block_off) } else { edge };
-            block_off = 0;
-            let start = align_up(edge, align);
+            let start = align_up((block_bits - block.right_free).max(floor), align);
+            (block_off, floor) = (0, 0);
             region.len = block_bits - start;
             region.off = ((index as i32) << shift) + start;
             if region.len >= bits {
@@ -118,8 +120,9 @@ impl Chunk {
             return None;
         }
         let mut off = self.md.next_hint(bits, &ctx.rules);
+        let mut resumed = false;
         loop {
-            let region = self.next_fit_region(ctx, bits, align, off);
+            let region = self.next_fit_region(ctx, bits, align, off, resumed);
             if region.off >= self.md.nr_bits {
                 return None;
             }
@@ -128,7 +131,7 @@ impl Chunk {
             }
             match self.skip_unpopulated(ctx, region) {
                 None => return Some(region.off as u32),
-                Some(next) => off = next,
+                Some(next) => (off, resumed) = (next, true),
             }
         }
     }

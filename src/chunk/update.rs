@@ -278,7 +278,7 @@ impl Chunk {
             self.nr_empty_pop_pages += gained;
         }
 
-        if self.free_asks_refresh(ctx, off, len, first == last, start, end) {
+        if self.free_asks_refresh(ctx, first == last, start, end) {
             self.refresh_chunk(ctx, true);
         } else if rules.free_offers_interval {
             // Kernel: `end` is still relative to the block, so in every block but the first the
@@ -291,14 +291,14 @@ impl Chunk {
     }
 
     /// True if a free makes the whole chunk-wide hint be recomputed.
-    fn free_asks_refresh(&self, ctx: &Context, off: u32, len: u32, one_block: bool, start: i32, end: i32) -> bool {
+    fn free_asks_refresh(&self, ctx: &Context, one_block: bool, start: i32, end: i32) -> bool {
         let bits = ctx.geometry.block_bits() as i32;
         if !one_block || end - start >= bits {
             return true;
         }
-        // To 5.1 also when a page became free inside a larger block; no kernel was configured so.
-        !ctx.rules.free_offers_interval
-            && ctx.geometry.page_bits() < bits as u32
-            && self.free_pages_touched(ctx, off, len) > 0
+        // To 5.1 also when the run holds a whole page of a larger block; the hints that give
+        // `start` and `end` are exact there. No kernel was configured so.
+        let page = ctx.geometry.page_bits() as i32;
+        !ctx.rules.free_offers_interval && page < bits && (end & -page) > ((start + page - 1) & -page)
     }
 }
