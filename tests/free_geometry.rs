@@ -6,7 +6,7 @@ use percpu::chunk::{Chunk, Context};
 use percpu::engine::linux::Linux;
 use percpu::engine::{BootChunks, BootRegion, Engine, Setup};
 use percpu::geometry::Geometry;
-use percpu::request::ChunkId;
+use percpu::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use percpu::units::{Bytes, Pages};
 use percpu::variant::Rules;
 
@@ -52,5 +52,25 @@ fn an_atomic_search_goes_on_inside_a_run() {
         assert_eq!(chunk.find_block_fit(&ctx, 8, 1, true), Some(4 * 32), "{rules:?}");
         // Nowhere that many populated pages in a row.
         assert_eq!(chunk.find_block_fit(&ctx, 161, 1, true), None, "{rules:?}");
+    }
+}
+
+/// Alignments above a block are judged relative to the block, so that the search may lead to a
+/// page that was not looked at; an atomic request must not get it.
+#[test]
+fn an_atomic_request_gets_populated_pages_only() {
+    for rules in [Rules::LINUX_4_14, Rules::LINUX_5_2, Rules::LINUX_5_14] {
+        let mut setup = setup(rules, 16, None);
+        setup.geometry = Geometry::new(Bytes(64), Bytes(4), Bytes(16), Bytes(2816), 1).unwrap();
+        let mut engine = Linux::new(&setup);
+        for align in [1, 16] {
+            let outcome = engine.alloc(&Request::new(Bytes(4), Bytes(align)));
+            assert!(matches!(outcome, Outcome::Placed { .. }));
+        }
+        let atomic = Request { sleep: Sleep::Never, ..Request::new(Bytes(4), Bytes(32)) };
+        let before = engine.stats().nr_cur_alloc;
+        assert_eq!(engine.alloc(&atomic), Outcome::Failed(Reason::NoSpace), "{rules:?}");
+        assert_eq!(engine.stats().nr_cur_alloc, before);
+        engine.verify().unwrap();
     }
 }

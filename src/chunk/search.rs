@@ -151,8 +151,11 @@ impl Chunk {
     }
 
     /// Scans the map from `start` for `bits` clear bits at `align`.
+    ///
+    /// `pop_only`: gives up if the place is not populated, which happens only with alignments
+    /// above the block (`docs/free-geometry.md`).
     #[inline]
-    pub(super) fn find_area(&self, ctx: &Context, bits: u32, align: u32, start: u32) -> Option<Found> {
+    pub(super) fn find_area(&self, ctx: &Context, bits: u32, align: u32, start: u32, pop_only: bool) -> Option<Found> {
         // To 5.1 the window is not bounded by the map; with hints as kept here it never
         // finds anything beyond.
         let end = (start + bits + ctx.geometry.block_bits()).min(self.nr_bits().0);
@@ -166,6 +169,12 @@ impl Chunk {
             }
             let hit = bitmap::next_set(&self.alloc_map, off + bits, off);
             if hit >= off + bits {
+                if pop_only && align > ctx.geometry.block_bits() {
+                    let region = Region { off: off as i32, len: bits as i32 };
+                    if self.skip_unpopulated(ctx, region).is_some() {
+                        return None;
+                    }
+                }
                 return Some(Found { off, skipped });
             }
             let len = hit - off;

@@ -8,11 +8,11 @@ use crate::block::Block;
 use crate::units::{Bits, Pages};
 
 impl Chunk {
-    /// Allocates `bits` at `align` from `start`, which [`Chunk::find_block_fit`] gave. Without a
-    /// fit nothing changes.
+    /// Allocates `bits` at `align` from `start`, which [`Chunk::find_block_fit`] gave for the same
+    /// `pop_only`. Without a fit nothing changes.
     #[inline]
-    pub fn alloc_area(&mut self, ctx: &Context, bits: u32, align: u32, start: u32) -> Option<Bits> {
-        let found = self.find_area(ctx, bits, align, start)?;
+    pub fn alloc_area(&mut self, ctx: &Context, bits: u32, align: u32, start: u32, pop_only: bool) -> Option<Bits> {
+        let found = self.find_area(ctx, bits, align, start, pop_only)?;
         if ctx.rules.bounded_search && found.skipped.1 > 0 {
             self.record_skipped(ctx, found.skipped);
         }

@@ -187,7 +187,7 @@ impl Linux {
     fn take_area(&mut self, id: ChunkId, bits: u32, align: u32, pop_only: bool) -> Result<Bits, NoFit> {
         let chunk = self.chunk(id).expect("a listed chunk exists");
         let start = chunk.find_block_fit(&self.ctx, bits, align, pop_only).ok_or(NoFit::Hints)?;
-        self.change(id, |chunk, ctx| chunk.alloc_area(ctx, bits, align, start)).ok_or(NoFit::Map)
+        self.change(id, |chunk, ctx| chunk.alloc_area(ctx, bits, align, start, pop_only)).ok_or(NoFit::Map)
     }
 
     /// Where the area of a task lies, in bytes, once it is taken.
