@@ -2,9 +2,11 @@
 //! recorded data. Not part of the library proper.
 
 pub mod boots;
+pub mod differential;
 pub mod dump;
 pub mod golden;
 pub mod golden_layout;
 pub mod json;
 pub mod naive;
+pub mod random;
 pub mod recordings;

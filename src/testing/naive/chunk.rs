@@ -252,7 +252,6 @@ impl Chunk {
             }
             s = s.max(floor);
             let pad = up(contig_start, align) - contig_start;
-            len = pad;
             if contig != 0 && contig_start >= blk_off && contig >= pad + alloc {
                 len = pad + alloc + contig_start - s;
                 off = i * b + s;
@@ -365,8 +364,9 @@ impl Chunk {
         }
     }
 
-    /// 10 section 6.2 up to step 6; the caller relocates.
-    pub fn alloc_area(&mut self, alloc: i64, align: i64, start: i64) -> Option<i64> {
+    /// 10 section 6.2 up to step 6; the caller relocates. `pop_only`: a place that is not populated
+    /// is none, which happens only with alignments above the block.
+    pub fn alloc_area(&mut self, alloc: i64, align: i64, start: i64, pop_only: bool) -> Option<i64> {
         let (b, n) = (self.sizes.b, self.n());
         let end = (start + alloc + b).min(n);
         let mut at = start;
@@ -387,6 +387,10 @@ impl Chunk {
             }
             at = j + 1;
         };
+        let p = self.sizes.p;
+        if pop_only && next(&self.populated, false, up(found + alloc, p) / p, found / p) < up(found + alloc, p) / p {
+            return None;
+        }
         if self.new() && skip_len > 0 {
             let (blk, mut s) = (skip / b, skip % b);
             let e = s + skip_len;

@@ -106,7 +106,7 @@ impl Naive {
         let m = self.sizes.m;
         let start = self.get(id).find_block_fit(size / m, align / m, atomic).ok_or(())?;
         let oslot = self.chunk_slot(id);
-        let found = self.changing(id, |chunk| chunk.alloc_area(size / m, align / m, start));
+        let found = self.changing(id, |chunk| chunk.alloc_area(size / m, align / m, start, atomic));
         if found.is_some() {
             self.relocate(id, oslot);
         }
