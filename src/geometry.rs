@@ -56,7 +56,7 @@ impl Geometry {
                 Err(ConfigError::new(name, value, format!("must be a power of two from {low} to {high}")))
             }
         };
-        let page_shift = power("page_size", page_size.0, 64, 1 << 20)?;
+        let page_shift = power("page_size", page_size.0, 16, 1 << 20)?;
         let min_alloc_shift = power("min_alloc_size", min_alloc_size.0, 1, page_size.0)?;
         let block_shift = power("block_size", block_size.0, min_alloc_size.0, MAX_UNIT_SIZE)?;
         let granule = page_size.0.max(block_size.0);

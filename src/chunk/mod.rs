@@ -34,6 +34,8 @@
 //! Specification 10.
 
 mod search;
+#[cfg(test)]
+mod tests;
 mod update;
 mod verify;
 
