@@ -222,7 +222,10 @@ impl Style {
         }
         .min(g.page_size().0);
         match random.below(64) {
-            0 => size = [0, g.max_request().0, g.max_request().0 + 1, u64::MAX, g.unit_size().0][random.below(5) as usize],
+            0 => {
+                size =
+                    [0, g.max_request().0, g.max_request().0 + 1, u64::MAX, g.unit_size().0][random.below(5) as usize]
+            }
             1 => align = [0, 3, 6, g.page_size().0 * 2, 1 << 40][random.below(5) as usize],
             2 => size = size.saturating_sub(1),
             _ => {}
@@ -232,13 +235,7 @@ impl Style {
             2 => Sleep::NoFs,
             _ => Sleep::Full,
         };
-        Request {
-            size: Bytes(size),
-            align: Bytes(align),
-            sleep,
-            reserved: random.one_in(8),
-            nowarn: random.one_in(4),
-        }
+        Request { size: Bytes(size), align: Bytes(align), sleep, reserved: random.one_in(8), nowarn: random.one_in(4) }
     }
 }
 

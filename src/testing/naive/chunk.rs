@@ -516,11 +516,7 @@ impl Chunk {
             }
         };
         let e = &self.blocks[ei as usize];
-        let end = if eo == e.contig_start {
-            e.contig_start + e.contig
-        } else {
-            next(self.block_map(ei), true, b, eo)
-        };
+        let end = if eo == e.contig_start { e.contig_start + e.contig } else { next(self.block_map(ei), true, b, eo) };
         self.blocks[si as usize].update(gen, start, if si == ei { end } else { b });
         if si != ei {
             self.blocks[ei as usize].update(gen, 0, end);
