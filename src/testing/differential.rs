@@ -37,7 +37,7 @@ const CASE_OPS: usize = 500;
 /// Chunks above which frees are preferred.
 const MANY_CHUNKS: u32 = 6;
 /// Differences reported in full.
-const SHOWN: usize = 40;
+const SHOWN: usize = 4;
 
 /// The generations that have a naive model.
 pub const GENERATIONS: [Generation; 3] = [Generation::Linux414, Generation::Linux52, Generation::Linux514];

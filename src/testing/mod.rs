@@ -8,5 +8,6 @@ pub mod golden;
 pub mod golden_layout;
 pub mod json;
 pub mod naive;
+pub mod properties;
 pub mod random;
 pub mod recordings;
