@@ -199,6 +199,11 @@ impl Backend {
         true
     }
 
+    /// Records that an area was handed out on page `page` of chunk `id`, which has no memory.
+    pub fn note_unpopulated(&mut self, id: ChunkId, page: u32) {
+        self.journal.event(BackendEvent::Unpopulated(id, page));
+    }
+
     /// Gives back the pages `first..end` of every unit of chunk `id`.
     pub fn depopulate(&mut self, id: ChunkId, first: u32, end: u32) {
         if self.contiguous {

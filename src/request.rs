@@ -19,6 +19,8 @@ pub struct ChunkId(pub u32);
 impl ChunkId {
     /// The reserved chunk, which has no number.
     pub const RESERVED: ChunkId = ChunkId(u32::MAX);
+    /// No chunk: what a request of size 0 lies in (`cpu_alloc-2008` only).
+    pub const ZERO_SIZE: ChunkId = ChunkId(u32::MAX - 1);
 
     /// True for the reserved chunk.
     pub fn is_reserved(self) -> bool {
@@ -30,6 +32,8 @@ impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_reserved() {
             f.write_str("R")
+        } else if *self == Self::ZERO_SIZE {
+            f.write_str("zero")
         } else {
             self.0.fmt(f)
         }
@@ -88,11 +92,13 @@ pub enum Reason {
     ReservedMap = 6,
     /// An area map could not grow (to 4.13).
     MapExtend = 7,
+    /// No fitting run in the one area (the proposal of 2008, which says nothing).
+    NoRoom = 8,
 }
 
 impl Reason {
     /// Every reason, by code.
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 8] = [
         Reason::Illegal,
         Reason::ReservedFull,
         Reason::NoSpace,
@@ -100,6 +106,7 @@ impl Reason {
         Reason::NoPage,
         Reason::ReservedMap,
         Reason::MapExtend,
+        Reason::NoRoom,
     ];
 
     /// The kernel's text.
@@ -112,6 +119,7 @@ impl Reason {
             Reason::NoPage => "failed to populate",
             Reason::ReservedMap => "failed to extend area map of reserved chunk",
             Reason::MapExtend => "failed to extend area map",
+            Reason::NoRoom => "no room",
         }
     }
 
@@ -125,6 +133,7 @@ impl Reason {
             Reason::NoPage => "no_page",
             Reason::ReservedMap => "reserved_map",
             Reason::MapExtend => "map_extend",
+            Reason::NoRoom => "no_room",
         }
     }
 }
@@ -141,4 +150,10 @@ pub enum Outcome {
     },
     /// Not served.
     Failed(Reason),
+}
+
+impl Outcome {
+    /// The answer to a request of size 0 in `cpu_alloc-2008`, where that is not an error: a place
+    /// in no chunk, whose `off` is the sentinel pointer itself. It may be freed, to no effect.
+    pub const ZERO_SIZE: Outcome = Outcome::Placed { chunk: ChunkId::ZERO_SIZE, off: Bytes(16) };
 }
