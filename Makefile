@@ -1,0 +1,171 @@
+# Targets: demo test check golden recordings boots bench fuzz notebooks docs test-all
+#
+# Needs cargo, gcc, make and Python 3.11 or later with pip. Everything else goes into .venv,
+# which is made on demand; stamp files there keep repeated runs quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GOLDEN     ?= tests/data/golden
+RECORDINGS ?= tests/data/recordings
+LAYOUTS    ?= $(wildcard tests/data/layouts.jsonl)
+CORPUS     ?= $(wildcard tests/data/dmesg-corpus.jsonl)
+FIDELITY   ?=
+SECONDS    ?= 60
+OUT        ?= demo-out
+
+PYTHON := $(shell command -v python3.11 || command -v python3 || echo python3.11-or-later-is-missing)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PY     := $(BIN)/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check
+
+CARGO_SOURCES := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+EXAMPLE        = cargo run --quiet --release --features testing --example
+
+# The requirements of some extras of pyproject.toml, one a line.
+EXTRAS = $(PY) -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *(r for e in sys.argv[1:] for r in p["optional-dependencies"][e]), sep="\n")'
+
+# $(call fill,FILE,MARKER,TEXTFILE): replace what stands between `<!-- MARKER -->` and
+# `<!-- /MARKER -->` in FILE by TEXTFILE, as a block of plain text.
+define fill
+	@awk -v marker='$(2)' -v text='$(3)' ' \
+	  index($$0, "<!-- /" marker " -->") { inside = 0 } \
+	  !inside { print } \
+	  index($$0, "<!-- " marker " -->") { inside = 1; found = 1; print "```text"; \
+	    while ((getline line < text) > 0) print line; print "```" } \
+	  END { if (!found) { print "no marker " marker > "/dev/stderr"; exit 1 } }' $(1) > $(1).new
+	@mv $(1).new $(1)
+endef
+
+.PHONY: help demo test check golden recordings boots bench fuzz notebooks docs test-all
+.PHONY: build deps-dev rustfmt clippy cargo-test pytest stubtest ruff data readme dist clean
+
+help:
+	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
+	@echo 'make test        everything that CI runs'
+	@echo 'make check       the fast part of it'
+	@echo 'make golden      GOLDEN=DIR       every golden file below DIR, whole state'
+	@echo 'make recordings  RECORDINGS=DIR   every recorded run below DIR [FIDELITY=docs/fidelity.md]'
+	@echo 'make boots       LAYOUTS=FILE CORPUS=FILE   boots and public boot logs, recomputed'
+	@echo 'make bench | fuzz SECONDS=n | notebooks | docs | readme | test-all | clean'
+
+# ---- environment and build -------------------------------------------------------------
+
+# Where ensurepip is missing, the outer pip installs a pip into the new environment; where
+# the venv module is missing as well, virtualenv is fetched for this one use.
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV) 2>/dev/null \
+	  || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(PY) install --quiet pip; } \
+	  || { rm -rf $(VENV); $(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv \
+	       && PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet $(VENV); }
+	@touch $@
+
+# What the build and the demo need.
+$(VENV)/.deps-run: $(VENV)/.made pyproject.toml
+	$(PIP) 'maturin>=1.16,<2' $$($(EXTRAS) plot cli)
+	@touch $@
+
+$(VENV)/.deps-dev: $(VENV)/.deps-run
+	$(PIP) $$($(EXTRAS) dev analysis docs)
+	@touch $@
+
+deps-dev: $(VENV)/.deps-dev
+
+# The extension module, optimised, into python/percpu/; the package is on the path of .venv.
+$(VENV)/.built: $(VENV)/.deps-run $(CARGO_SOURCES) pyproject.toml
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	@touch $@
+
+build: $(VENV)/.built
+
+# ---- the demo --------------------------------------------------------------------------
+
+demo: build
+	$(BIN)/percpu demo --out $(OUT)
+
+# Writes the true output of the demo into the README.
+readme: build
+	@mkdir -p build
+	$(BIN)/percpu demo --out $(OUT) | tee build/demo.txt
+	$(call fill,README.md,demo-output,build/demo.txt)
+
+# ---- tests -----------------------------------------------------------------------------
+
+test: rustfmt clippy cargo-test build pytest stubtest ruff data
+
+check: rustfmt ruff build
+	cargo clippy --quiet --all-targets --features testing -- -D warnings
+	cargo test --quiet --features testing --lib
+	$(PY) -m pytest -q -m 'not slow'
+
+rustfmt:
+	cargo fmt --check
+
+clippy: $(VENV)/.deps-run
+	cargo clippy --quiet --all-targets --features testing -- -D warnings
+	PYO3_PYTHON=$(abspath $(PY)) cargo clippy --quiet --all-targets --features testing,python -- -D warnings
+
+# Needs no Python.
+cargo-test:
+	cargo test --quiet --features testing
+
+pytest: build $(VENV)/.deps-dev
+	$(PY) -m pytest -q
+
+stubtest: build $(VENV)/.deps-dev
+	$(PY) -m mypy.stubtest percpu._core
+
+ruff: $(VENV)/.deps-dev
+	$(BIN)/ruff check --quiet python tests/python $(wildcard benches)
+	$(BIN)/ruff format --quiet --check python tests/python $(wildcard benches)
+
+# The recorded data that is part of a clone, each as far as it is there.
+data:
+	@if [ -d tests/data/golden ]; then $(MAKE) --no-print-directory golden GOLDEN=tests/data/golden; fi
+	@if [ -d tests/data/recordings ]; then $(MAKE) --no-print-directory recordings RECORDINGS=tests/data/recordings FIDELITY=; fi
+	@if [ -f tests/data/layouts.jsonl ] && [ -f tests/data/dmesg-corpus.jsonl ]; then $(MAKE) --no-print-directory boots \
+	  LAYOUTS=tests/data/layouts.jsonl CORPUS=tests/data/dmesg-corpus.jsonl; fi
+
+golden:
+	$(EXAMPLE) golden -- $(GOLDEN)
+
+recordings:
+	@mkdir -p build
+	$(EXAMPLE) recordings -- $(RECORDINGS) | tee build/recordings.txt
+	$(if $(FIDELITY),$(call fill,$(FIDELITY),recordings,build/recordings.txt))
+
+boots:
+	@test -n '$(LAYOUTS)' -a -n '$(CORPUS)' || { echo 'make boots LAYOUTS=FILE CORPUS=FILE' >&2; exit 2; }
+	$(EXAMPLE) boots -- $(LAYOUTS) $(CORPUS)
+
+# ---- long work, out of CI --------------------------------------------------------------
+
+bench: build
+	$(PY) benches/bench.py
+
+fuzz:
+	$(EXAMPLE) fuzz -- $(SECONDS)
+
+notebooks: build $(VENV)/.deps-dev
+	$(PY) -m pytest -q --nbmake --nbmake-timeout=600 -p no:cacheprovider -W default notebooks
+
+docs: $(VENV)/.deps-dev
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
+
+# A source archive and a wheel, installed and tried where nothing else is.
+dist: $(VENV)/.deps-dev
+	rm -rf build/dist build/clean
+	$(BIN)/maturin build --release --sdist --quiet --out build/dist
+	$(PY) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet build/dist/*.whl
+	cd build/clean && bin/percpu kernels && bin/python -c 'import percpu; percpu.Allocator(unit_size=1 << 20, nr_units=2).alloc(8)'
+
+test-all: test golden recordings notebooks docs dist fuzz
+	$(if $(LAYOUTS),$(if $(CORPUS),@$(MAKE) --no-print-directory boots))
+
+clean:
+	rm -rf $(VENV) build dist site $(OUT) python/percpu/*.so
