@@ -1,0 +1,6 @@
+"""Figures from result types. Matplotlib is imported by the functions, and each returns the Axes."""
+
+from percpu.plot.chunk import plot_chunk
+from percpu.plot.timeline import plot_timeline
+
+__all__ = ["plot_chunk", "plot_timeline"]
