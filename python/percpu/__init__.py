@@ -1,0 +1,52 @@
+"""A laboratory for the Linux per-CPU memory allocator: every placement, hint and counter, bit for bit.
+
+Start with `Allocator`; see `docs/design.md` for the model and `docs/fidelity.md` for what was proven.
+"""
+
+from percpu._core import NULL, __version__
+from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
+from percpu.errors import (
+    AllocError,
+    InvalidAddress,
+    InvalidFree,
+    InvalidRequest,
+    LayoutError,
+    PercpuError,
+    StaleChunk,
+    StateError,
+    TraceError,
+    VerifyError,
+)
+from percpu.layout import FirstChunkLayout, Group, Topology
+from percpu.replay import Replay, replay
+from percpu.results import Result
+from percpu.trace import Trace, read_trace
+
+__all__ = [
+    "NULL",
+    "AllocBatch",
+    "AllocError",
+    "Allocator",
+    "Area",
+    "Chunk",
+    "Chunks",
+    "FirstChunkLayout",
+    "Group",
+    "InvalidAddress",
+    "InvalidFree",
+    "InvalidRequest",
+    "LayoutError",
+    "PercpuError",
+    "Replay",
+    "Result",
+    "StaleChunk",
+    "StateError",
+    "Topology",
+    "Trace",
+    "TraceError",
+    "VerifyError",
+    "__version__",
+    "kernels",
+    "read_trace",
+    "replay",
+]

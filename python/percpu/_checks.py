@@ -1,0 +1,95 @@
+"""Argument checks that several modules share."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from percpu import _core
+from percpu.errors import InvalidRequest
+
+U64 = 1 << 64
+
+
+def integer(parameter: str, value: Any, low: int = 0, high: int = U64 - 1, error: type[Exception] | None = None) -> int:
+    """Return `value` as an int from `low` to `high`; `TypeError` for floats, bools and everything else."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{parameter} must be an integer, not a bool")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{parameter} must be an integer, not {type(value).__name__}") from None
+    if not low <= number <= high:
+        if error is not None:
+            raise error(f"{parameter}={number}: must be from {low} to {high}")
+        raise InvalidRequest(f"{parameter}={number}: must be from {low} to {high}", parameter=parameter)
+    return number
+
+
+def column(parameter: str, values: Any) -> np.ndarray:
+    """Return integers as a contiguous uint64 array of one dimension; a scalar becomes one element."""
+    array = np.asarray(values)
+    if array.size == 0 and array.dtype.kind == "f" and not isinstance(values, np.ndarray):
+        array = array.astype(np.uint64)  # an empty list
+    if array.dtype == object and all(isinstance(v, int) and not isinstance(v, bool) for v in array.flat):
+        bad = [i for i, v in enumerate(array.flat) if not 0 <= v < U64]
+        if bad:
+            raise InvalidRequest(f"{parameter}[{bad[0]}] is out of range", parameter=parameter, index=bad[0])
+        array = array.astype(np.uint64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{parameter} must hold integers, not {array.dtype}")
+    if array.ndim > 1:
+        raise InvalidRequest(f"{parameter} has {array.ndim} dimensions; it must have 0 or 1", parameter=parameter)
+    array = np.atleast_1d(array)
+    if array.dtype.kind == "i" and len(array) and array.min() < 0:
+        index = int(np.argmax(array < 0))
+        raise InvalidRequest(f"{parameter}[{index}]={array[index]} is negative", parameter=parameter, index=index)
+    return np.ascontiguousarray(array, dtype=np.uint64)
+
+
+def choice(parameter: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Return `value` if it is one of the allowed words."""
+    if value not in allowed:
+        raise InvalidRequest(f"{parameter}={value!r}: must be one of {', '.join(allowed)}", parameter=parameter)
+    return value
+
+
+def release(kernel: Any) -> tuple[str, str, str]:
+    """Return (release, engine, status) of a preset; an engine's name stands for its newest proven preset."""
+    presets = _core.kernels()
+    for preset in presets:
+        if preset[0] == kernel:
+            return preset
+    for preset in reversed(presets):
+        if preset[1] == kernel and preset[2] != "assumed":
+            return preset
+    names = ", ".join(dict.fromkeys([p[0] for p in presets] + [p[1] for p in presets]))
+    raise InvalidRequest(f"kernel={kernel!r}: must be one of {names}", parameter="kernel")
+
+
+_warned: set[str] = set()
+
+
+def warn_assumed(preset: tuple[str, str, str]) -> None:
+    """Warn once a process about a preset that was not compared with a kernel."""
+    name, engine, status = preset
+    if status == "assumed" and name not in _warned:
+        import warnings
+
+        _warned.add(name)
+        warnings.warn(
+            f"kernel {name} is {engine} with constants not compared with a real kernel (see percpu.kernels())",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def balance_policy(balance: Any, every: Any) -> int:
+    """Return 1 for eager, 0 for manual, k for every k operations."""
+    if every is not None:
+        if balance != "eager":
+            raise InvalidRequest("every= and balance= exclude each other", parameter="every")
+        return integer("every", every, 1, 2**32 - 1)
+    return {"eager": 1, "manual": 0}[choice("balance", balance, ("eager", "manual"))]

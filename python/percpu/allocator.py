@@ -1,0 +1,884 @@
+"""The allocator: requests, frees, the balance worker, and views of its chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from percpu import _core
+from percpu._checks import U64, balance_policy, choice, column, integer, release, warn_assumed
+from percpu.errors import InvalidAddress, InvalidFree, InvalidRequest, LayoutError, StaleChunk, StateError
+from percpu.layout import FirstChunkLayout
+from percpu.results import Result
+
+__all__ = ["AllocBatch", "Allocator", "Area", "Chunk", "Chunks", "kernels"]
+
+_ORDINARY, _ATOMIC = 0, 2
+_UP_TO_U64 = U64 - 1
+
+
+def kernels() -> Result:
+    """List the presets: kernel releases and how well each is shown to be right.
+
+    Returns
+    -------
+    Result
+        ``kernel``, ``engine`` and ``status``: ``proven`` (compared with what the kernel's own code did, whole state),
+        ``recorded`` (also with recordings of running kernels) or ``assumed``.
+
+    Examples
+    --------
+    >>> [k["status"] for k in kernels().rows() if k["kernel"] == "6.12"]
+    ['recorded']
+    """
+    release_, engine, status = zip(*_core.kernels(), strict=True)
+    return Result(
+        {"kernel": np.array(release_), "engine": np.array(engine), "status": np.array(status)}, dims=("kernel",)
+    )
+
+
+class Area(NamedTuple):
+    """Where an allocation is.
+
+    Attributes
+    ----------
+    chunk : int or None
+        Creation number of its chunk; None for the reserved chunk.
+    off_bytes : int
+        From the chunk's base.
+    unit_off_bytes : int
+        From the start of the unit; comparable between engines.
+    size_bytes : int
+        Bytes that it occupies, rounding included.
+    """
+
+    chunk: int | None
+    off_bytes: int
+    unit_off_bytes: int
+    size_bytes: int
+
+
+class AllocBatch(Result):
+    """What `Allocator.alloc_many` did: one row a request.
+
+    Columns: ``ptr`` (uint64, 0 where it failed), ``chunk`` (uint32), ``off_bytes`` and ``unit_off_bytes`` (uint64;
+    all missing where it failed), ``reason`` (uint8, 0 or the code of `reasons`), ``ok`` (bool). The reserved chunk
+    has the number `AllocBatch.RESERVED`.
+
+    Attributes
+    ----------
+    RESERVED : int
+        Chunk number that stands for the reserved chunk.
+    reasons : tuple of str
+        Name of each reason code; element 0 stands for success.
+    """
+
+    RESERVED = _core.RESERVED
+    reasons: tuple[str, ...] = ("ok", *(name for name, _ in _core.REASONS))
+
+
+def _area(found: tuple[int, int, int, int]) -> Area:
+    chunk, off, unit_off, size = found
+    return Area(None if chunk == _core.RESERVED else chunk, off, unit_off, size)
+
+
+class Chunk:
+    """A live view of one chunk, from `Allocator.chunks` or `Allocator.reserved_chunk`.
+
+    Every array is a fresh read-only copy, so that it costs time proportional to its length and does not change
+    afterwards. Once the chunk is destroyed, everything but `number` raises `StaleChunk`.
+    """
+
+    __slots__ = ("_core", "_number")
+
+    def __init__(self, core: _core.Allocator, number: int) -> None:
+        self._core = core
+        self._number = number
+
+    @property
+    def number(self) -> int | None:
+        """Creation number; None for the reserved chunk."""
+        return None if self.is_reserved else self._number
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether this is the reserved chunk."""
+        return self._number == _core.RESERVED
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """All scalars at once, under the kernel's names."""
+        return self._core.chunk_info(self._number)
+
+    @property
+    def alloc_map(self) -> np.ndarray:
+        """(n,) bool: whether each granule is in use."""
+        return self._fresh(self._core.chunk_alloc_map(self._number))
+
+    @property
+    def alloc_words(self) -> np.ndarray:
+        """(ceil(n / 64),) little-endian uint64: `alloc_map`, packed, lowest bit first."""
+        return self._fresh(self._core.chunk_alloc_words(self._number))
+
+    @property
+    def bound_map(self) -> np.ndarray:
+        """(n + 1,) bool: whether an area begins or ends at each granule; stale in free space."""
+        return self._fresh(self._core.chunk_bound_map(self._number))
+
+    @property
+    def populated(self) -> np.ndarray:
+        """(nr_pages,) bool: whether memory is behind each page."""
+        return self._fresh(self._core.chunk_populated(self._number))
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """(nr_blocks,) structured array of int32: the hints of each block, kernel field names, in bits."""
+        return self._records(*self._core.chunk_blocks(self._number))
+
+    @property
+    def hints(self) -> np.ndarray:
+        """(1,) structured array: the chunk's own hints, in bits (area map: bytes)."""
+        return self._records(*self._core.chunk_hints(self._number))
+
+    @property
+    def block_bits(self) -> int:
+        """Bits that one block describes."""
+        config = self._core.config()
+        return config["block_size"] // config["min_alloc_size"]
+
+    @property
+    def min_alloc_size(self) -> int:
+        """Bytes that one bit of the map stands for."""
+        return self._core.config()["min_alloc_size"]
+
+    @property
+    def base_addr(self) -> int:
+        """Simulated address of the chunk's first byte in unit 0."""
+        return self.info["base_addr"]
+
+    @property
+    def slot(self) -> int | None:
+        """List that the chunk is on; None for the reserved chunk."""
+        return self.info["slot"]
+
+    @property
+    def free_bytes(self) -> int:
+        """Free bytes of one unit."""
+        return self.info["free_bytes"]
+
+    @property
+    def start_offset(self) -> int:
+        """Bytes hidden before the chunk's region."""
+        return self.info["start_offset"]
+
+    @property
+    def end_offset(self) -> int:
+        """Bytes hidden behind the chunk's region."""
+        return self.info["end_offset"]
+
+    @property
+    def nr_alloc(self) -> int:
+        """Number of live areas."""
+        return self.info["nr_alloc"]
+
+    @property
+    def nr_pages(self) -> int:
+        """Pages of one unit."""
+        return self.info["nr_pages"]
+
+    @property
+    def nr_populated(self) -> int:
+        """Pages of one unit that are backed by memory."""
+        return self.info["nr_populated"]
+
+    @property
+    def nr_empty_pop_pages(self) -> int:
+        """Populated pages without an allocated bit, as the kernel counts them."""
+        return self.info["nr_empty_pop_pages"]
+
+    @property
+    def immutable(self) -> bool:
+        """Whether it is a boot chunk, whose pages never change."""
+        return self.info["immutable"]
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it was taken off the searched lists to be depopulated (5.14 and later)."""
+        return self.info["isolated"]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the map of the chunk.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from percpu.plot import plot_chunk
+
+        return plot_chunk(self, ax)
+
+    @staticmethod
+    def _fresh(array: np.ndarray) -> np.ndarray:
+        array.flags.writeable = False
+        return array
+
+    @classmethod
+    def _records(cls, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        dtype = np.dtype([(name, rows.dtype) for name in names])
+        return cls._fresh(np.ascontiguousarray(rows).view(dtype).reshape(-1))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chunk) and self._core is other._core and self._number == other._number
+
+    def __hash__(self) -> int:
+        return hash((id(self._core), self._number))
+
+    def __repr__(self) -> str:
+        name = "reserved" if self.is_reserved else str(self._number)
+        try:
+            info = self.info
+        except StaleChunk:
+            return f"Chunk({name}, destroyed)"
+        return f"Chunk({name}, slot={info['slot']}, nr_alloc={info['nr_alloc']}, free_bytes={info['free_bytes']})"
+
+
+class Chunks(Mapping[int, Chunk]):
+    """The chunks that exist, by creation number; live and read-only. The reserved chunk is not among them."""
+
+    def __init__(self, core: _core.Allocator) -> None:
+        self._core = core
+
+    def __getitem__(self, number: int) -> Chunk:
+        if isinstance(number, (int, np.integer)) and not isinstance(number, bool) and int(number) in self._numbers():
+            return Chunk(self._core, int(number))
+        raise KeyError(number)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers())
+
+    def __len__(self) -> int:
+        return len(self._core.chunk_numbers())
+
+    def __repr__(self) -> str:
+        return f"Chunks({', '.join(map(str, self))})"
+
+    def _numbers(self) -> list[int]:
+        return self._core.chunk_numbers().tolist()
+
+
+class Allocator:
+    """A per-CPU allocator, bit for bit that of a kernel.
+
+    Parameters
+    ----------
+    layout : FirstChunkLayout, optional
+        First chunk to start from. Without one there are no boot chunks and no static area: chunk 0 is an ordinary
+        chunk, made when it is needed, and addresses start at 2**30.
+    unit_size : int, optional
+        Bytes of one CPU's share of a chunk. Needed without a layout, and only then.
+    nr_units : int, optional
+        Number of units. Needed without a layout, and only then.
+    kernel : str, optional
+        Release or engine, see `kernels`. With a layout its own (a different one raises), else 6.12.
+    page_size : int, optional
+        Bytes of a page.
+    min_alloc_size : int, optional
+        Bytes of a granule, which one bit of the map stands for; the engine's own by default.
+    block_size : int, optional
+        Mapped bytes that one block of hints describes; one page in every kernel.
+    balance : {"eager", "manual"}, optional
+        When the balance worker runs: right after the operation that scheduled it, or only at `balance`.
+    every : int, optional
+        Instead: run it after every k-th operation, if it is scheduled.
+    backend : {"vm", "km"}, optional
+        Where chunks come from: mapped page by page, or contiguous memory (kernels without an MMU or SMP).
+
+    Raises
+    ------
+    InvalidRequest, LayoutError
+        If an argument is out of range, or does not go with the layout.
+
+    Notes
+    -----
+    After any exception the allocator is as it was before the call. Calls from several threads are serialised.
+    Rules: specification sections 10, 20 and 21; see docs/fidelity.md for what was proven.
+
+    Examples
+    --------
+    >>> a = Allocator(unit_size=256 << 10, nr_units=8)
+    >>> p = a.alloc(64, align=8)
+    >>> a.locate(p)
+    Area(chunk=0, off_bytes=0, unit_off_bytes=0, size_bytes=64)
+    >>> a.free(p)
+    >>> a.stats()["nr_cur_alloc"]
+    0
+    """
+
+    def __init__(
+        self,
+        layout: FirstChunkLayout | None = None,
+        *,
+        unit_size: int | None = None,
+        nr_units: int | None = None,
+        kernel: str | None = None,
+        page_size: int | None = None,
+        min_alloc_size: int | None = None,
+        block_size: int | None = None,
+        balance: str = "eager",
+        every: int | None = None,
+        backend: str = "vm",
+    ) -> None:
+        policy = balance_policy(balance, every)
+        choice("backend", backend, ("vm", "km"))
+        if layout is not None:
+            if not isinstance(layout, FirstChunkLayout):
+                raise TypeError(f"layout must be a FirstChunkLayout, not {type(layout).__name__}")
+            fixed = {
+                "unit_size": (unit_size, layout.unit_size),
+                "nr_units": (nr_units, layout.nr_units),
+                "page_size": (page_size, layout.page_size),
+                "min_alloc_size": (min_alloc_size, None),
+                "block_size": (block_size, layout.page_size),
+            }
+            for name, (given, own) in fixed.items():
+                if given is not None and given != own:
+                    raise LayoutError(f"{name}={given} does not go with the layout" + (f" ({own})" if own else ""))
+            if kernel is not None and release(kernel)[0] != layout.kernel:
+                raise LayoutError(f"kernel={kernel!r} does not go with the layout, which is of {layout.kernel}")
+            self._core = _core.Allocator.on_layout(layout._core, policy, backend)
+            return
+        if unit_size is None or nr_units is None:
+            raise InvalidRequest("without a layout, unit_size= and nr_units= are needed", parameter="unit_size")
+        preset = release("6.12" if kernel is None else kernel)
+        warn_assumed(preset)
+        page = 4096 if page_size is None else integer("page_size", page_size)
+        granule = 2 if preset[1] == "areamap" else 4
+        self._core = _core.Allocator.plain(
+            kernel=preset[0],
+            unit_size=integer("unit_size", unit_size),
+            nr_units=integer("nr_units", nr_units, 0, 2**32 - 1),
+            page_size=page,
+            min_alloc_size=granule if min_alloc_size is None else integer("min_alloc_size", min_alloc_size),
+            block_size=page if block_size is None else integer("block_size", block_size),
+            balance_every=policy,
+            backend=backend,
+        )
+
+    @classmethod
+    def _wrap(cls, core: _core.Allocator) -> Allocator:
+        self = cls.__new__(cls)
+        self._core = core
+        return self
+
+    # -- requests --------------------------------------------------------------------
+
+    def alloc(
+        self,
+        size: int,
+        align: int = 4,
+        *,
+        atomic: bool = False,
+        reserved: bool = False,
+        nowarn: bool = False,
+        accounted: bool = False,
+    ) -> int:
+        """Allocate the same bytes for every CPU.
+
+        Parameters
+        ----------
+        size : int
+            Bytes for each CPU.
+        align : int, optional
+            Alignment in bytes, a power of two up to a page.
+        atomic : bool, optional
+            The request must not sleep: only pages that are populated already, and no new chunk.
+        reserved : bool, optional
+            From the reserved chunk, if there is one.
+        nowarn : bool, optional
+            No warning line if it fails.
+        accounted : bool, optional
+            Charged to a memory cgroup; decides the lists in kernels 5.9 to 5.13.
+
+        Returns
+        -------
+        int
+            The pointer; never 0.
+
+        Raises
+        ------
+        AllocError
+            If it fails as it would in the kernel; ``reason`` says why.
+        InvalidRequest
+            If no kernel serves this size or alignment.
+
+        Examples
+        --------
+        >>> a = Allocator(unit_size=32 << 10, nr_units=2)
+        >>> hex(a.alloc(8))
+        '0x40000000'
+        """
+        return self._core.alloc(
+            integer("size", size),
+            integer("align", align),
+            _ATOMIC if atomic else _ORDINARY,
+            bool(reserved),
+            bool(nowarn),
+            bool(accounted),
+        )
+
+    def free(self, ptr: int, size: int | None = None) -> None:
+        """Free an area.
+
+        Parameters
+        ----------
+        ptr : int
+            What `alloc` returned; `NULL` does nothing.
+        size : int, optional
+            Bytes; needed by the engine ``cpu_alloc-2008``, which does not know them, and ignored by the others.
+
+        Raises
+        ------
+        InvalidFree
+            If no live area starts there.
+        """
+        number = integer("ptr", ptr, -U64, 2 * U64)
+        if not 0 <= number < U64:
+            raise InvalidFree(f"ptr={number}: not an address", ptr=number)
+        self._core.free(number, None if size is None else integer("size", size))
+
+    def alloc_many(
+        self,
+        sizes: Any,
+        aligns: Any = 4,
+        *,
+        atomic: Any = False,
+        reserved: bool = False,
+        nowarn: bool = False,
+        accounted: bool = False,
+    ) -> AllocBatch:
+        """Allocate many areas, one after the other.
+
+        Parameters
+        ----------
+        sizes : (n,) array of int, or int
+            Bytes for each CPU.
+        aligns : (n,) array of int, or int
+            Alignments in bytes.
+        atomic : (n,) array of bool, or bool, optional
+            As for `alloc`.
+        reserved, nowarn, accounted : bool, optional
+            As for `alloc`, for all of them.
+
+        Returns
+        -------
+        AllocBatch
+            One row a request, failed ones included: a failure is a row, not an exception.
+
+        Raises
+        ------
+        InvalidRequest
+            If the arrays do not go together.
+
+        Examples
+        --------
+        >>> a = Allocator(unit_size=32 << 10, nr_units=2)
+        >>> a.alloc_many([4, 40_000, 8]).ok.tolist()
+        [True, False, True]
+        """
+        size, align = column("sizes", sizes), column("aligns", aligns)
+        sleep = np.atleast_1d(np.asarray(atomic))
+        if sleep.dtype.kind != "b" or sleep.ndim != 1:
+            raise TypeError("atomic must be a bool or an array of bool")
+        lengths = {len(array) for array in (size, align, sleep)} - {1}
+        if len(lengths) > 1:
+            raise InvalidRequest(
+                f"sizes, aligns and atomic have lengths {len(size)}, {len(align)} and {len(sleep)}", parameter="aligns"
+            )
+        ptr, chunk, off, unit_off, reason = self._core.alloc_many(
+            size,
+            align,
+            np.where(sleep, np.uint8(_ATOMIC), np.uint8(_ORDINARY)),
+            bool(reserved),
+            bool(nowarn),
+            bool(accounted),
+        )
+        ok = reason == 0
+        failed = {} if ok.all() else dict.fromkeys(("ptr", "chunk", "off_bytes", "unit_off_bytes"), ~ok)
+        return AllocBatch(
+            {"ptr": ptr, "chunk": chunk, "off_bytes": off, "unit_off_bytes": unit_off, "reason": reason, "ok": ok},
+            mask=failed,
+        )
+
+    def free_many(self, ptrs: Any, sizes: Any = None) -> None:
+        """Free many areas in the given order: all of them, or none.
+
+        Parameters
+        ----------
+        ptrs : (n,) array of int
+            Pointers; `NULL` among them does nothing.
+        sizes : (n,) array of int, or int, optional
+            Bytes; for ``cpu_alloc-2008`` only.
+
+        Raises
+        ------
+        InvalidFree
+            If one of them is not the start of a live area, or occurs twice; ``index`` says which.
+        """
+        array = column("ptrs", ptrs)
+        given = None if sizes is None else column("sizes", sizes)
+        if given is not None and len(given) not in (1, len(array)):
+            raise InvalidRequest(f"sizes has {len(given)} elements, ptrs {len(array)}", parameter="sizes")
+        self._core.free_many(array, given)
+
+    def balance(self) -> bool:
+        """Run the balance worker once.
+
+        Returns
+        -------
+        bool
+            Whether it was scheduled.
+        """
+        return self._core.balance()
+
+    @property
+    def balance_pending(self) -> bool:
+        """Whether the balance worker is scheduled."""
+        return self._core.balance_pending()
+
+    def limit_supply(self, *, pages: int | None = None, mappings: int | None = None, chunks: int | None = None) -> None:
+        """Let the machine run out of something: what is left, from now on.
+
+        Parameters
+        ----------
+        pages : int, optional
+            Pages (of one CPU each) that can still be had; None for no limit.
+        mappings : int, optional
+            Mapping calls (one range of one CPU each) that still succeed.
+        chunks : int, optional
+            Chunks for which address space can still be had.
+
+        Examples
+        --------
+        >>> a = Allocator(unit_size=32 << 10, nr_units=2)
+        >>> a.limit_supply(chunks=0)
+        >>> a.alloc(8)
+        Traceback (most recent call last):
+        ...
+        percpu.errors.AllocError: failed to allocate new chunk
+        """
+        limits = {"pages": pages, "mappings": mappings, "chunks": chunks}
+        self._core.set_supply(**{k: None if v is None else integer(k, v, 0, 2**63 - 1) for k, v in limits.items()})
+
+    # -- addresses -------------------------------------------------------------------
+
+    def locate(self, ptr: int) -> Area:
+        """Find the area that starts at a pointer.
+
+        Parameters
+        ----------
+        ptr : int
+            What `alloc` returned.
+
+        Returns
+        -------
+        Area
+
+        Raises
+        ------
+        InvalidAddress
+            If no live area starts there.
+        """
+        return _area(self._core.locate(self._address("ptr", ptr)))
+
+    def find(self, addr: int) -> Area | None:
+        """Find the area that contains an address.
+
+        Parameters
+        ----------
+        addr : int
+            A pointer from `alloc` or into an area, or the address of any CPU's copy.
+
+        Returns
+        -------
+        Area or None
+        """
+        number = integer("addr", addr, -U64, 2 * U64)
+        found = self._core.find(number) if 0 <= number < U64 else None
+        return None if found is None else _area(found[:4])
+
+    def per_cpu_ptr(self, ptr: int, cpu: int) -> int:
+        """Address of one CPU's copy.
+
+        Parameters
+        ----------
+        ptr : int
+            A pointer from `alloc`, or into an area.
+        cpu : int
+            CPU id; without a layout, the unit.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        InvalidAddress
+            If the pointer is in no area, or the CPU not possible.
+        """
+        number = integer("cpu", cpu, -(2**63), 2**63)
+        if not 0 <= number < 2**31:
+            raise InvalidAddress(f"cpu={number} is not possible", address=0)
+        return self._core.per_cpu_ptr(self._address("ptr", ptr), number)
+
+    @staticmethod
+    def _address(parameter: str, value: Any) -> int:
+        number = integer(parameter, value, -U64, 2 * U64)
+        if not 0 <= number < U64:
+            raise InvalidAddress(f"{parameter}={number}: not an address", address=number)
+        return number
+
+    def live(self) -> Result:
+        """List all live areas.
+
+        Returns
+        -------
+        Result
+            ``ptr``, ``chunk``, ``off_bytes``, ``size_bytes``, by chunk and offset.
+        """
+        ptr, chunk, off, size = self._core.live()
+        return Result({"ptr": ptr, "chunk": chunk, "off_bytes": off, "size_bytes": size})
+
+    # -- views -----------------------------------------------------------------------
+
+    @property
+    def chunks(self) -> Chunks:
+        """The chunks that exist, by creation number."""
+        return Chunks(self._core)
+
+    @property
+    def reserved_chunk(self) -> Chunk | None:
+        """The reserved chunk, if there is one."""
+        return Chunk(self._core, _core.RESERVED) if self._core.has_reserved() else None
+
+    @property
+    def slots(self) -> tuple[tuple[int, ...], ...]:
+        """Creation numbers of the chunks on each list, head first."""
+        return tuple(tuple(numbers.tolist()) for numbers in self._core.slots())
+
+    @property
+    def kernel(self) -> str:
+        """Release of the preset."""
+        return self._core.config()["kernel"]
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine."""
+        return self._core.config()["engine"]
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return self._core.config()["page_size"]
+
+    @property
+    def min_alloc_size(self) -> int:
+        """Bytes of a granule."""
+        return self._core.config()["min_alloc_size"]
+
+    @property
+    def block_size(self) -> int:
+        """Mapped bytes that one block of hints describes."""
+        return self._core.config()["block_size"]
+
+    @property
+    def unit_size(self) -> int:
+        """Bytes of a unit."""
+        return self._core.config()["unit_size"]
+
+    @property
+    def nr_units(self) -> int:
+        """Units of a chunk."""
+        return self._core.config()["nr_units"]
+
+    def stats(self) -> dict[str, int]:
+        """Global counters, under the kernel's names.
+
+        Returns
+        -------
+        dict of str to int
+            ``nr_alloc``, ``nr_dealloc``, ``nr_cur_alloc``, ``nr_max_alloc``, ``nr_chunks``, ``nr_max_chunks``,
+            ``min_alloc_size``, ``max_alloc_size`` (bytes), ``nr_empty_pop_pages``, ``nr_populated`` (pages), ...
+        """
+        return self._core.stats()
+
+    def stats_text(self) -> str:
+        """Text of the debugfs file ``percpu_stats``, to the byte.
+
+        Returns
+        -------
+        str
+        """
+        return self._core.stats_text()
+
+    def take_log(self) -> list[tuple[int, str]]:
+        """Take the lines that the kernel would have printed since the last call.
+
+        Returns
+        -------
+        list of (int, str)
+            Level and text.
+        """
+        return self._core.take_log()
+
+    def verify(self) -> None:
+        """Rescan everything and check the invariants of docs/design.md.
+
+        Raises
+        ------
+        VerifyError
+            With the name of the broken invariant.
+        """
+        self._core.verify()
+
+    # -- states ----------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """Save the complete state.
+
+        Returns
+        -------
+        bytes
+            For `restore`; equal states give equal bytes.
+        """
+        return self._core.snapshot()
+
+    @classmethod
+    def restore(cls, snapshot: bytes) -> Allocator:
+        """Make an allocator from what `snapshot` returned.
+
+        Parameters
+        ----------
+        snapshot : bytes-like
+            A snapshot.
+
+        Returns
+        -------
+        Allocator
+
+        Raises
+        ------
+        StateError
+            If it is damaged, or of another version.
+        """
+        return cls._wrap(_core.Allocator.restore(_bytes("snapshot", snapshot)))
+
+    @classmethod
+    def from_state(
+        cls,
+        state: str | os.PathLike[str] | bytes,
+        *,
+        kernel: str = "6.12",
+        balance: str = "manual",
+        every: int | None = None,
+        backend: str = "vm",
+    ) -> Allocator:
+        """Make an allocator from the recorded state of a kernel.
+
+        Nothing is recomputed: stale hints and the order of the lists are taken as they are.
+
+        Parameters
+        ----------
+        state : path or bytes
+            A state file (JSON), plain or gzip, or its content.
+        kernel : str, optional
+            Release or engine.
+        balance, every, backend
+            As for the constructor; by default the worker runs only when told.
+
+        Returns
+        -------
+        Allocator
+
+        Raises
+        ------
+        StateError
+            If the state cannot be used; ``path`` says where.
+        """
+        policy = balance_policy(balance, every)
+        choice("backend", backend, ("vm", "km"))
+        preset = release(kernel)
+        warn_assumed(preset)
+        data = Path(state).read_bytes() if isinstance(state, (str, os.PathLike)) else _bytes("state", state)
+        return cls._wrap(_core.Allocator.from_state(data, preset[0], policy, backend))
+
+    def to_state(self) -> dict[str, Any]:
+        """Write the complete state in the form of the recorded state files.
+
+        Returns
+        -------
+        dict
+            ``globals``, ``slots``, ``md_fields``, ``chunks``.
+        """
+        import json
+
+        return json.loads(self._core.state_json())
+
+    def differences(self, other: Allocator, limit: int = 20) -> list[str]:
+        """Compare two complete states: maps, hints, lists, counters.
+
+        Parameters
+        ----------
+        other : Allocator
+            The other one.
+        limit : int, optional
+            Most lines that are returned.
+
+        Returns
+        -------
+        list of str
+            Empty if the states are equal.
+        """
+        if not isinstance(other, Allocator):
+            raise TypeError(f"other must be an Allocator, not {type(other).__name__}")
+        return self._core.differences(other._core, integer("limit", limit, 1, 2**32 - 1))
+
+    def __copy__(self) -> Allocator:
+        return self._wrap(self._core.copy())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Allocator:
+        return self._wrap(self._core.copy())
+
+    def copy(self) -> Allocator:
+        """Make an independent copy.
+
+        Returns
+        -------
+        Allocator
+        """
+        return self._wrap(self._core.copy())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Allocator.restore, (self.snapshot(),)
+
+    def __repr__(self) -> str:
+        config = self._core.config()
+        return (
+            f"Allocator(kernel={config['kernel']!r}, unit_size={config['unit_size']}, nr_units={config['nr_units']}, "
+            f"{len(self.chunks)} chunks, {self.stats()['nr_cur_alloc']} live)"
+        )
+
+
+def _bytes(parameter: str, value: Any) -> bytes:
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        raise StateError(f"{parameter} must be bytes, not {type(value).__name__}") from None

@@ -1,0 +1,152 @@
+"""Replays: a trace through an allocator, every placement predicted or followed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from percpu import _core
+from percpu._checks import choice, integer
+from percpu.allocator import Allocator
+from percpu.results import Result
+from percpu.trace import Trace
+
+__all__ = ["Replay", "replay"]
+
+
+class Replay(Result):
+    """What came of a replay: one row a request; made by `replay`.
+
+    Columns: ``event`` (index in the trace), ``ok``, ``chunk``, ``off_bytes`` (missing where not ``ok``),
+    ``predicted`` (whether the model said the same).
+
+    Attributes
+    ----------
+    summary : dict
+        Counts: ``nr_events``, ``nr_alloc``, ``nr_free``, ``nr_failed``, ``nr_predicted``, ``nr_diverged``, ...
+    first_divergence : dict or None
+        The first event where model and recording differ: ``event``, ``line``, ``expected``, ``predicted``.
+    timeline : Result
+        One row a sample: ``event``, ``live_bytes``, ``populated_pages``, ``nr_chunks``, ``nr_empty_pop_pages``.
+    """
+
+    def __init__(self) -> None:
+        raise TypeError("use replay(trace, allocator)")
+
+    @classmethod
+    def _wrap(cls, core: _core.Replay, page_size: int) -> Replay:
+        self = cls.__new__(cls)
+        columns = core.events()
+        failed = ~columns["ok"]
+        mask = {name: failed for name in ("chunk", "off_bytes") if failed.any()}
+        summary = core.summary()
+        Result.__init__(self, columns, mask=mask, attrs=summary)
+        self._facts = {
+            "summary": summary,
+            "first_divergence": core.first_divergence(),
+            "timeline": Result(core.timeline()),
+            "page_size": page_size,
+        }
+        return self
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts of events, predictions and divergences."""
+        return dict(self._facts["summary"])
+
+    @property
+    def first_divergence(self) -> dict[str, Any] | None:
+        """The first event where model and recording differ; None if there is none."""
+        return self._facts["first_divergence"]
+
+    @property
+    def timeline(self) -> Result:
+        """One row a sample."""
+        return self._facts["timeline"]
+
+    @property
+    def nr_predicted(self) -> int:
+        """Requests whose outcome was predicted."""
+        return self._facts["summary"]["nr_predicted"]
+
+    @property
+    def nr_diverged(self) -> int:
+        """Requests where model and recording differ."""
+        return self._facts["summary"]["nr_diverged"]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the timeline.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from percpu.plot import plot_timeline
+
+        return plot_timeline(self.timeline, ax, page_size=self._facts["page_size"])
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a column, a row, or a plain result with some of the rows."""
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        return Result(dict(self._columns), mask=self._mask, attrs=self.attrs)[key]
+
+    def __repr__(self) -> str:
+        s = self._facts["summary"]
+        return f"Replay({s['nr_events']} events, {self.nr_predicted} predicted, {self.nr_diverged} diverged)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (dict(self._columns), self._mask, self._facts)
+
+
+def _rebuild(columns: Any, mask: Any, facts: dict[str, Any]) -> Replay:
+    self = Replay.__new__(Replay)
+    Result.__init__(self, columns, mask=mask, attrs=facts["summary"])
+    self._facts = facts
+    return self
+
+
+def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_every: int = 0) -> Replay:
+    """Run a trace through an allocator.
+
+    The allocator is moved on: afterwards it has the state at the end of the trace. Copy it before to keep it.
+
+    Parameters
+    ----------
+    trace : Trace
+        n events. Sizes and alignments in bytes.
+    allocator : Allocator
+        In the state in which the trace begins: a recorded state, or an empty allocator on a layout.
+    mode : {"predict", "follow"}, optional
+        "predict" predicts every placement and compares; after a divergence it resynchronises and goes on.
+        "follow" places what the trace says, checks that it is legal, and needs no start state.
+    sample_every : int, optional
+        Events between two samples of the timeline; 0 chooses about 1000 samples.
+
+    Returns
+    -------
+    Replay
+        One row a request.
+
+    Raises
+    ------
+    TraceError
+        If the trace cannot be replayed on this allocator at all.
+
+    Notes
+    -----
+    Rules: specification section 50; see docs/fidelity.md for what was proven. Ctrl-C stops it; the allocator is
+    consistent then.
+    """
+    if not isinstance(trace, Trace):
+        raise TypeError(f"trace must be a Trace, not {type(trace).__name__}")
+    if not isinstance(allocator, Allocator):
+        raise TypeError(f"allocator must be an Allocator, not {type(allocator).__name__}")
+    choice("mode", mode, ("predict", "follow"))
+    every = integer("sample_every", sample_every, 0, 2**63 - 1) or max(1, len(trace) // 1000)
+    core = _core.replay(trace._core, allocator._core, mode, every)
+    return Replay._wrap(core, allocator.page_size)
