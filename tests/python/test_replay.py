@@ -1,0 +1,118 @@
+"""Traces and replays; the recordings are those of the clone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+import percpu as pc
+
+HEAD = "# tracer: nop\n#\n"
+LINES = (
+    "    task-1 [000] ..... 2.063686: percpu_alloc_percpu: call_site=f+0x1/0x2 reserved=0 is_atomic=0 size=48 align=16 "
+    "base_addr=ffff88801f431000 off=0 ptr=0000000000036010 bytes_alloc=288 gfp_flags=GFP_KERNEL\n"
+    "    task-1 [001] d.... 2.063754: percpu_free_percpu: base_addr=ffff88801f431000 off=0 ptr=0000000000036010\n"
+)
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "trace.txt"
+    path.write_text(HEAD + LINES)
+    return pc.read_trace(path)
+
+
+def load(run):
+    meta = json.loads((run / "meta.json").read_text())
+    trace = next(run / name for name in ("trace-ext.txt.gz", "trace.txt.gz") if (run / name).exists())
+    backend = "km" if (run / "state-a.json.gz").exists() and "up" in meta["run"].split("-") else "vm"
+    start, end = (pc.Allocator.from_state(run / f"state-{x}.json.gz", backend=backend) for x in "ab")
+    return pc.read_trace(trace), start, end
+
+
+def test_columns(small):
+    assert len(small) == 2
+    assert [row["kind"] for row in small.rows()] == ["alloc", "free"]
+    assert small.ptr.dtype == np.uint64
+    assert small.base_addr[0] == 0xFFFF88801F431000
+    assert small.row(0)["size_bytes"] == 48
+    assert small.row(1)["size_bytes"] is None
+    assert small.row(0)["call_site"] == "f+0x1/0x2"
+    frame = small.to_pandas()
+    assert frame["ptr"].dtype == np.uint64
+    assert frame["kind"].dtype == "category"
+
+
+def test_trace_copies(small, tmp_path):
+    for other in (pickle.loads(pickle.dumps(small)), small[:]):
+        assert other == small
+    assert len(small[1:]) == 1
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "t.parquet"
+    small.to_parquet(path)
+    assert pc.read_trace(path) == small
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [(("size=48", "size=x"), 3), (("off=0 ptr", "off=-9 ptr"), 3), (("base_addr=ffff", "base_addr=zz"), 3)],
+)
+def test_damaged_line_is_named(tmp_path, damage, line):
+    path = tmp_path / "trace.txt"
+    path.write_text(HEAD + LINES.replace(*damage, 1))
+    with pytest.raises(pc.TraceError) as caught:
+        pc.read_trace(path)
+    assert caught.value.line == line
+    assert damage[1].split()[0] in caught.value.text
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        pc.read_trace(tmp_path / "nothing.txt")
+
+
+def test_recordings_are_predicted(recordings):
+    for run in recordings:
+        trace, start, end = load(run)
+        result = pc.replay(trace, start)
+        assert result.first_divergence is None, run.name
+        assert result.nr_diverged == 0
+        assert result.nr_predicted == len(result)
+        assert start.differences(end) == [], run.name
+        start.verify()
+
+
+def test_result_of_a_replay(recordings):
+    trace, start, _ = load(recordings[0])
+    result = pc.replay(trace, copy.copy(start), sample_every=100)
+    assert {"event", "ok", "chunk", "off_bytes", "predicted"} <= set(result)
+    timeline = result.timeline
+    assert (np.diff(timeline.event.astype(np.int64)) > 0).all()
+    assert len(timeline) >= len(trace) // 100
+    again = pickle.loads(pickle.dumps(result))
+    assert again == result
+    assert again.summary == result.summary
+    assert pc.replay(trace, start, sample_every=100) == result
+
+
+def test_a_divergence_is_reported(recordings):
+    trace, start, _ = load(recordings[0])
+    start.alloc(16)  # a state that is not the recorded one
+    result = pc.replay(trace, start)
+    assert result.nr_diverged > 0
+    assert result.first_divergence["event"] < len(trace)
+
+
+def test_wrong_arguments(small, allocator):
+    with pytest.raises(TypeError):
+        pc.replay("trace", allocator)
+    with pytest.raises(TypeError):
+        pc.replay(small, "allocator")
+    with pytest.raises(pc.InvalidRequest):
+        pc.replay(small, allocator, mode="guess")
+    with pytest.raises(pc.InvalidRequest):
+        pc.replay(small, allocator, sample_every=-1)
