@@ -65,8 +65,8 @@ class Area(NamedTuple):
 class AllocBatch(Result):
     """What `Allocator.alloc_many` did: one row a request.
 
-    Columns: ``ptr`` (uint64, 0 where it failed), ``chunk`` (uint32), ``off_bytes`` and ``unit_off_bytes`` (uint64;
-    all missing where it failed), ``reason`` (uint8, 0 or the code of `reasons`), ``ok`` (bool). The reserved chunk
+    Columns: ``ptr`` (uint64, 0 where it failed), ``chunk`` (uint32) and ``off_bytes`` (uint64; all missing
+    where it failed), ``reason`` (uint8, 0 or the code of `reasons`), ``ok`` (bool). The reserved chunk
     has the number `AllocBatch.RESERVED`.
 
     Attributes
@@ -503,7 +503,7 @@ class Allocator:
             raise InvalidRequest(
                 f"sizes, aligns and atomic have lengths {len(size)}, {len(align)} and {len(sleep)}", parameter="aligns"
             )
-        ptr, chunk, off, unit_off, reason = self._core.alloc_many(
+        ptr, chunk, off, reason = self._core.alloc_many(
             size,
             align,
             np.where(sleep, np.uint8(_ATOMIC), np.uint8(_ORDINARY)),
@@ -512,9 +512,9 @@ class Allocator:
             bool(accounted),
         )
         ok = reason == 0
-        failed = {} if ok.all() else dict.fromkeys(("ptr", "chunk", "off_bytes", "unit_off_bytes"), ~ok)
+        failed = {} if ok.all() else dict.fromkeys(("ptr", "chunk", "off_bytes"), ~ok)
         return AllocBatch(
-            {"ptr": ptr, "chunk": chunk, "off_bytes": off, "unit_off_bytes": unit_off, "reason": reason, "ok": ok},
+            {"ptr": ptr, "chunk": chunk, "off_bytes": off, "reason": reason, "ok": ok},
             mask=failed,
         )
 
@@ -605,7 +605,7 @@ class Allocator:
         Parameters
         ----------
         addr : int
-            A pointer from `alloc` or into an area, or the address of any CPU's copy.
+            Address in any CPU's copy. Without a layout a pointer is the address of the first copy.
 
         Returns
         -------
@@ -621,7 +621,7 @@ class Allocator:
         Parameters
         ----------
         ptr : int
-            A pointer from `alloc`, or into an area.
+            A per-CPU pointer: from `alloc`, into an area, or of a static variable. It is not looked at.
         cpu : int
             CPU id; without a layout, the unit.
 
@@ -631,13 +631,10 @@ class Allocator:
 
         Raises
         ------
-        InvalidAddress
-            If the pointer is in no area, or the CPU not possible.
+        InvalidRequest
+            If the CPU is not possible.
         """
-        number = integer("cpu", cpu, -(2**63), 2**63)
-        if not 0 <= number < 2**31:
-            raise InvalidAddress(f"cpu={number} is not possible", address=0)
-        return self._core.per_cpu_ptr(self._address("ptr", ptr), number)
+        return self._core.per_cpu_ptr(self._address("ptr", ptr), integer("cpu", cpu, 0, 2**32 - 1))
 
     @staticmethod
     def _address(parameter: str, value: Any) -> int:
@@ -645,17 +642,6 @@ class Allocator:
         if not 0 <= number < U64:
             raise InvalidAddress(f"{parameter}={number}: not an address", address=number)
         return number
-
-    def live(self) -> Result:
-        """List all live areas.
-
-        Returns
-        -------
-        Result
-            ``ptr``, ``chunk``, ``off_bytes``, ``size_bytes``, by chunk and offset.
-        """
-        ptr, chunk, off, size = self._core.live()
-        return Result({"ptr": ptr, "chunk": chunk, "off_bytes": off, "size_bytes": size})
 
     # -- views -----------------------------------------------------------------------
 
@@ -729,16 +715,6 @@ class Allocator:
         """
         return self._core.stats_text()
 
-    def take_log(self) -> list[tuple[int, str]]:
-        """Take the lines that the kernel would have printed since the last call.
-
-        Returns
-        -------
-        list of (int, str)
-            Level and text.
-        """
-        return self._core.take_log()
-
     def verify(self) -> None:
         """Rescan everything and check the invariants of docs/design.md.
 
@@ -789,7 +765,6 @@ class Allocator:
         kernel: str = "6.12",
         balance: str = "manual",
         every: int | None = None,
-        backend: str = "vm",
     ) -> Allocator:
         """Make an allocator from the recorded state of a kernel.
 
@@ -801,7 +776,7 @@ class Allocator:
             A state file (JSON), plain or gzip, or its content.
         kernel : str, optional
             Release or engine.
-        balance, every, backend
+        balance, every
             As for the constructor; by default the worker runs only when told.
 
         Returns
@@ -814,11 +789,9 @@ class Allocator:
             If the state cannot be used; ``path`` says where.
         """
         policy = balance_policy(balance, every)
-        choice("backend", backend, ("vm", "km"))
         preset = release(kernel)
         warn_assumed(preset)
-        data = Path(state).read_bytes() if isinstance(state, (str, os.PathLike)) else _bytes("state", state)
-        return cls._wrap(_core.Allocator.from_state(data, preset[0], policy, backend))
+        return cls._wrap(_core.Allocator.from_state(_content("state", state), preset[0], policy))
 
     def to_state(self) -> dict[str, Any]:
         """Write the complete state in the form of the recorded state files.
@@ -832,24 +805,23 @@ class Allocator:
 
         return json.loads(self._core.state_json())
 
-    def differences(self, other: Allocator, limit: int = 20) -> list[str]:
+    def differences(self, other: Allocator | str | os.PathLike[str] | bytes, limit: int = 20) -> list[str]:
         """Compare two complete states: maps, hints, lists, counters.
 
         Parameters
         ----------
-        other : Allocator
-            The other one.
+        other : Allocator, path or bytes
+            The other one; or a state file or its content. What a state file does not record is not compared.
         limit : int, optional
             Most lines that are returned.
 
         Returns
         -------
         list of str
-            Empty if the states are equal.
+            Empty if the states are equal. Chunks are matched by address, so that their numbers do not matter.
         """
-        if not isinstance(other, Allocator):
-            raise TypeError(f"other must be an Allocator, not {type(other).__name__}")
-        return self._core.differences(other._core, integer("limit", limit, 1, 2**32 - 1))
+        data = other.snapshot() if isinstance(other, Allocator) else _content("other", other)
+        return self._core.differences(data, integer("limit", limit, 1, 2**32 - 1))
 
     def __copy__(self) -> Allocator:
         return self._wrap(self._core.copy())
@@ -875,6 +847,10 @@ class Allocator:
             f"Allocator(kernel={config['kernel']!r}, unit_size={config['unit_size']}, nr_units={config['nr_units']}, "
             f"{len(self.chunks)} chunks, {self.stats()['nr_cur_alloc']} live)"
         )
+
+
+def _content(parameter: str, state: Any) -> bytes:
+    return Path(state).read_bytes() if isinstance(state, (str, os.PathLike)) else _bytes(parameter, state)
 
 
 def _bytes(parameter: str, value: Any) -> bytes:

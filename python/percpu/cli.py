@@ -137,11 +137,11 @@ def _layout(arguments: argparse.Namespace) -> int:
 def _replay(arguments: argparse.Namespace) -> int:
     trace = percpu.read_trace(arguments.trace)
     allocator = percpu.Allocator.from_state(arguments.state, kernel=arguments.kernel)
-    result = percpu.replay(trace, allocator, mode=arguments.mode)
+    result = percpu.replay(trace, allocator)
     report: dict[str, Any] = dict(result.summary)
     if arguments.end_state:
-        end = percpu.Allocator.from_state(arguments.end_state, kernel=arguments.kernel)
-        report["end_state_equal"] = not (differences := allocator.differences(end))
+        differences = allocator.differences(arguments.end_state)
+        report["end_state_equal"] = not differences
         report["end_state_differences"] = differences if arguments.json else len(differences)
     if arguments.json:
         report["first_divergence"] = result.first_divergence
@@ -149,7 +149,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         _save(result.plot(), Path(arguments.plot))
     if not arguments.json and result.first_divergence is not None:
-        print(f"first divergence: {result.first_divergence}")
+        print(f"first divergence: {result.first_divergence['text']}")
     return 1 if result.nr_diverged or not report.get("end_state_equal", True) else 0
 
 
@@ -231,7 +231,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--state", required=True, help="state file at the start of the trace")
     sub.add_argument("--end-state", help="state file at its end, to be compared whole")
     sub.add_argument("--kernel", default="6.12", help="release or engine (default: %(default)s)")
-    sub.add_argument("--mode", choices=("predict", "follow"), default="predict")
     sub.add_argument("--plot", metavar="FILE", help="draw the timeline")
 
     with_state(verb("stats", _stats, "print the debugfs percpu_stats text of a state"))

@@ -180,10 +180,10 @@ class Topology:
         -------
         Topology
         """
-        found = [layout for layout in _core.parse_boot_log(text) if layout.get("groups")]
-        if not found:
+        groups = _core.parse_boot_log(text)["groups"]
+        if groups is None:
             raise LayoutError("text: no pcpu-alloc lines with groups")
-        return cls.from_nodes([[cpu for cpu in group if cpu is not None] for group in found[-1]["groups"]])
+        return cls.from_nodes([[cpu for cpu in group if cpu is not None] for group in groups])
 
     @property
     def cpu_to_node(self) -> np.ndarray:

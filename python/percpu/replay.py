@@ -7,6 +7,7 @@ from typing import Any
 from percpu import _core
 from percpu._checks import choice, integer
 from percpu.allocator import Allocator
+from percpu.errors import InvalidRequest
 from percpu.results import Result
 from percpu.trace import Trace
 
@@ -16,17 +17,22 @@ __all__ = ["Replay", "replay"]
 class Replay(Result):
     """What came of a replay: one row a request; made by `replay`.
 
-    Columns: ``event`` (index in the trace), ``ok``, ``chunk``, ``off_bytes`` (missing where not ``ok``),
-    ``predicted`` (whether the model said the same).
+    Columns: ``event`` (index in the trace), ``ok`` (whether the recorded request was served), ``predicted`` (whether
+    the model said the same: chunk and offset, or failure), and the prediction itself: ``predicted_ok``, ``chunk``,
+    ``off_bytes`` (missing where a failure was predicted).
 
     Attributes
     ----------
     summary : dict
-        Counts: ``nr_events``, ``nr_alloc``, ``nr_free``, ``nr_failed``, ``nr_predicted``, ``nr_diverged``, ...
+        Counts of requests (``nr_alloc``, ``nr_failed``, ``nr_predicted``), ``nr_events``, ``nr_free``, ``nr_diverged``,
+        ``nr_late`` (lines that other CPUs overtook), ``nr_background`` (lines of the worker, of pages and of chunks
+        that were predicted) and ``nr_unexplained`` (such lines that were not).
     first_divergence : dict or None
-        The first event where model and recording differ: ``event``, ``line``, ``expected``, ``predicted``.
+        The first event where model and recording differ: ``event``, ``line``,
+        ``size_bytes``, ``align_bytes``, ``atomic``, ``predicted``, ``recorded``, and all of it as ``text``.
     timeline : Result
-        One row a sample: ``event``, ``live_bytes``, ``populated_pages``, ``nr_chunks``, ``nr_empty_pop_pages``.
+        One row a sample, int64: ``event``, ``nr_cur_alloc``, ``live_bytes`` and ``populated_pages`` (of one CPU),
+        ``nr_chunks``, ``nr_empty_pop_pages``.
     """
 
     def __init__(self) -> None:
@@ -36,7 +42,7 @@ class Replay(Result):
     def _wrap(cls, core: _core.Replay, page_size: int) -> Replay:
         self = cls.__new__(cls)
         columns = core.events()
-        failed = ~columns["ok"]
+        failed = ~columns["predicted_ok"]
         mask = {name: failed for name in ("chunk", "off_bytes") if failed.any()}
         summary = core.summary()
         Result.__init__(self, columns, mask=mask, attrs=summary)
@@ -123,7 +129,7 @@ def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_
         In the state in which the trace begins: a recorded state, or an empty allocator on a layout.
     mode : {"predict", "follow"}, optional
         "predict" predicts every placement and compares; after a divergence it resynchronises and goes on.
-        "follow" places what the trace says, checks that it is legal, and needs no start state.
+        "follow" will place what the trace says, without a start state; it is not built yet.
     sample_every : int, optional
         Events between two samples of the timeline; 0 chooses about 1000 samples.
 
@@ -139,14 +145,15 @@ def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_
 
     Notes
     -----
-    Rules: specification section 50; see docs/fidelity.md for what was proven. Ctrl-C stops it; the allocator is
-    consistent then.
+    Rules: specification section 50; see docs/fidelity.md for what was proven. Ctrl-C stops it, and leaves the
+    allocator as it was.
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"trace must be a Trace, not {type(trace).__name__}")
     if not isinstance(allocator, Allocator):
         raise TypeError(f"allocator must be an Allocator, not {type(allocator).__name__}")
-    choice("mode", mode, ("predict", "follow"))
+    if choice("mode", mode, ("predict", "follow")) == "follow":
+        raise InvalidRequest("mode='follow': is not built yet", parameter="mode")
     every = integer("sample_every", sample_every, 0, 2**63 - 1) or max(1, len(trace) // 1000)
-    core = _core.replay(trace._core, allocator._core, mode, every)
+    core = _core.replay(trace._core, allocator._core, every)
     return Replay._wrap(core, allocator.page_size)

@@ -21,15 +21,17 @@ class Trace(Result):
 
     Columns: ``kind`` (a category: ``alloc``, ``free``, ``fail``, ``create``, ``destroy``, ``populated``,
     ``depopulated``, ...), ``cpu``, ``time_ns``, ``reserved``, ``atomic``, ``size_bytes``, ``align_bytes``,
-    ``base_addr``, ``off_bytes``, ``ptr`` (uint64, never floats), ``first_page``, ``end_page``, ``call_site`` (a
-    category). What an event does not have is missing.
+    ``base_addr``, ``off_bytes``, ``ptr`` (uint64, never floats), ``alloc_bytes`` (charged over all CPUs),
+    ``first_page``, ``end_page``, ``call_site`` and ``gfp_flags`` (categories), and others. What an event does not have
+    is missing. The order of the rows is that of the file.
 
     Attributes
     ----------
     markers : list of (int, str)
         Text markers in the trace and the events before which they stand.
     info : dict
-        Format, number of lines, lines skipped, events lost.
+        ``clock`` (what ``time_ns`` counts: ``microseconds``, ``nanoseconds`` or, as plain order, ``counter``),
+        ``hashed`` (whether pointers are hashed), ``skipped_lines``, ``lost_events``.
     """
 
     _core: _core.Trace
@@ -40,13 +42,9 @@ class Trace(Result):
     @classmethod
     def _wrap(cls, core: _core.Trace) -> Trace:
         self = cls.__new__(cls)
-        Result.__init__(
-            self,
-            core.columns(),
-            mask=core.missing(),
-            categories={"kind": _core.EVENT_KINDS, "call_site": core.call_sites()},
-            attrs=core.info(),
-        )
+        columns, missing = core.columns()
+        texts = {"kind": _core.EVENT_KINDS, "call_site": core.call_sites(), "gfp_flags": core.gfp_flags()}
+        Result.__init__(self, columns, mask=missing, categories=texts, attrs=core.info())
         self._core = core
         return self
 
@@ -57,7 +55,7 @@ class Trace(Result):
 
     @property
     def info(self) -> dict[str, Any]:
-        """Format, number of lines, lines skipped, events lost."""
+        """What the clock counts, whether pointers are hashed, lines skipped, events lost."""
         return dict(self.attrs)
 
     def __getitem__(self, key: Any) -> Any:
@@ -115,17 +113,39 @@ class Trace(Result):
         extra = {b"percpu": json.dumps({"markers": self.markers, "info": self.info}).encode()}
         _import("pyarrow.parquet", "analysis").write_table(table.replace_schema_metadata(extra), path)
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Trace):
+            return self._core == other._core
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (dict(self._columns), self._mask, self._core.call_sites(), self.markers)
+        names = {name: self._categories[name] for name in _TEXTS}
+        return _rebuild, (dict(self._columns), self._mask, names, self.markers, self.info)
+
+
+_TEXTS = ("call_site", "gfp_flags")
 
 
 def _rebuild(
     columns: dict[str, np.ndarray],
     missing: dict[str, np.ndarray],
-    call_sites: Sequence[str],
+    texts: dict[str, Sequence[str]],
     markers: list[tuple[int, str]],
+    info: dict[str, Any],
 ) -> Trace:
-    return Trace._wrap(_core.Trace.from_columns(columns, missing, list(call_sites), list(markers)))
+    return Trace._wrap(
+        _core.Trace.from_columns(
+            columns,
+            missing,
+            call_sites=list(texts["call_site"]),
+            gfp_flags=list(texts["gfp_flags"]),
+            markers=list(markers),
+            clock=info["clock"],
+            hashed=info["hashed"],
+        )
+    )
 
 
 def read_trace(path: str | os.PathLike[str]) -> Trace:
@@ -151,9 +171,8 @@ def read_trace(path: str | os.PathLike[str]) -> Trace:
     path = Path(path)
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    with path.open("rb"):  # the usual exception, with the file's name
-        pass
-    return Trace._wrap(_core.read_trace(path))
+    with path.open("rb"):  # for the usual exception, with the file's name
+        return Trace._wrap(_core.read_trace(path))
 
 
 def _read_parquet(path: Path) -> Trace:
@@ -163,22 +182,25 @@ def _read_parquet(path: Path) -> Trace:
     meta = (table.schema.metadata or {}).get(b"percpu")
     if meta is None:
         raise TraceError(f"{path}: not written by Trace.to_parquet")
-    columns, missing, call_sites = {}, {}, []
+    columns: dict[str, np.ndarray] = {}
+    missing: dict[str, np.ndarray] = {}
+    texts: dict[str, Sequence[str]] = dict.fromkeys(_TEXTS, ())
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         null = column.is_null().to_numpy(zero_copy_only=False)
-        if name in ("kind", "call_site"):
-            words = column.dictionary.to_pylist() if hasattr(column, "dictionary") else []
-            codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
-            if name == "kind":
-                order = [_core.EVENT_KINDS.index(word) for word in words]
-                columns[name] = np.array(order, dtype=np.uint8)[codes]
-            else:
-                call_sites = words
-                columns[name] = codes.astype(np.uint32)
-        else:
-            columns[name] = column.fill_null(0).to_numpy(zero_copy_only=False)
         if null.any():
             missing[name] = null
-    markers = [(int(event), str(text)) for event, text in json.loads(meta)["markers"]]
-    return _rebuild(columns, missing, call_sites, markers)
+        if name in (*_TEXTS, "kind"):
+            words = column.dictionary.to_pylist()
+            codes = column.indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint32)
+            if name == "kind":
+                order = np.array([_core.EVENT_KINDS.index(word) for word in words], dtype=np.uint8)
+                columns[name] = order[codes]
+            else:
+                texts[name], columns[name] = words, codes
+        else:
+            fill = False if column.type == "bool" else 0
+            columns[name] = column.fill_null(fill).to_numpy(zero_copy_only=False)
+    facts = json.loads(meta)
+    markers = [(int(event), str(text)) for event, text in facts["markers"]]
+    return _rebuild(columns, missing, texts, markers, facts["info"])

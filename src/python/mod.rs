@@ -1,1 +1,60 @@
-//! (in the making)
+//! The extension module `percpu._core`.
+//!
+//! # Design
+//!
+//! Each wrapper converts, releases the interpreter, calls one core function and converts back.
+//! Argument checks and documentation for users are in the `.py` files of the package; the
+//! signatures are in `_core.pyi`, which the stub test compares with this module.
+//!
+//! An allocator is behind a mutex, so that it can be shared between threads: calls are served
+//! one after the other. Nobody waits for it while holding the interpreter. Batches are cut
+//! into slices, between which a Ctrl-C is noticed.
+
+mod allocator;
+mod convert;
+mod errors;
+mod layout;
+mod replay;
+mod trace;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+    use pyo3::types::{PyList, PyTuple};
+
+    #[pymodule_export]
+    use super::allocator::Allocator;
+    #[pymodule_export]
+    use super::layout::{parse_boot_log, FirstChunkLayout};
+    #[pymodule_export]
+    use super::replay::{replay, Replay};
+    #[pymodule_export]
+    use super::trace::{read_trace, Trace};
+    use crate::request::{ChunkId, Reason};
+    use crate::variant::{Rules, PRESETS};
+
+    #[pymodule_init]
+    fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = m.py();
+        m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        m.add("NULL", crate::allocator::NULL)?;
+        m.add("RESERVED", ChunkId::RESERVED.0)?;
+        m.add("REASONS", PyTuple::new(py, Reason::ALL.iter().map(|reason| (reason.name(), reason.text())))?)?;
+        m.add("EVENT_KINDS", PyTuple::new(py, crate::trace::Kind::ALL.iter().map(|kind| kind.name()))?)
+    }
+
+    #[pyfunction]
+    fn kernels(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+        PyList::new(py, PRESETS.iter().map(|p| (p.release, p.generation.name(), p.status.name())))
+    }
+
+    #[pyfunction]
+    fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+        PyList::new(
+            py,
+            Rules::TABLE.iter().map(|r| (r.name, r.meaning.trim(), r.section, r.values[0], r.values[1], r.values[2])),
+        )
+    }
+}

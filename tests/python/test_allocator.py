@@ -78,7 +78,7 @@ def test_batch_equals_single_requests():
 
 
 def test_batch_reports_failures_as_rows(allocator):
-    batch = allocator.alloc_many([8, 0, 40_000, 8], [8, 8, 8, 3])
+    batch = allocator.alloc_many([8, 0, 40_000, 8], [8, 8, 8, 12])
     assert batch.ok.tolist() == [True, False, False, False]
     assert [pc.AllocBatch.reasons[code] for code in batch.reason] == ["ok", "illegal", "illegal", "illegal"]
     assert batch.row(1)["ptr"] is None
@@ -164,7 +164,6 @@ def test_stats_count(any_linux):
     assert (stats["nr_alloc"], stats["nr_dealloc"], stats["nr_cur_alloc"], stats["nr_max_alloc"]) == (4, 1, 3, 4)
     assert (stats["min_alloc_size"], stats["max_alloc_size"]) == (4, 300)
     assert any_linux.stats_text().startswith("Percpu Memory Statistics")
-    assert len(any_linux.live()) == 3
 
 
 def test_on_a_layout(layout):

@@ -40,9 +40,9 @@ WRONG = {
     "alloc_many, negative": (pc.InvalidRequest, lambda a, p: a.alloc_many(np.array([4, -8]))),
     "alloc_many of floats": (TypeError, lambda a, p: a.alloc_many([4.5])),
     "locate unknown": (pc.InvalidAddress, lambda a, p: a.locate(p[2])),
-    "per_cpu_ptr, no such cpu": (pc.InvalidAddress, lambda a, p: a.per_cpu_ptr(p[0], 2)),
-    "per_cpu_ptr, negative cpu": (pc.InvalidAddress, lambda a, p: a.per_cpu_ptr(p[0], -1)),
-    "per_cpu_ptr unknown": (pc.InvalidAddress, lambda a, p: a.per_cpu_ptr(1, 0)),
+    "per_cpu_ptr, no such cpu": (pc.InvalidRequest, lambda a, p: a.per_cpu_ptr(p[0], 2)),
+    "per_cpu_ptr, negative cpu": (pc.InvalidRequest, lambda a, p: a.per_cpu_ptr(p[0], -1)),
+    "per_cpu_ptr, no address": (pc.InvalidAddress, lambda a, p: a.per_cpu_ptr(-5, 0)),
     "no such chunk": (KeyError, lambda a, p: a.chunks[99]),
     "restore rubbish": (pc.StateError, lambda a, p: pc.Allocator.restore(b"rubbish")),
 }

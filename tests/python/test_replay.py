@@ -28,10 +28,14 @@ def small(tmp_path):
 
 def load(run):
     meta = json.loads((run / "meta.json").read_text())
-    trace = next(run / name for name in ("trace-ext.txt.gz", "trace.txt.gz") if (run / name).exists())
-    backend = "km" if (run / "state-a.json.gz").exists() and "up" in meta["run"].split("-") else "vm"
-    start, end = (pc.Allocator.from_state(run / f"state-{x}.json.gz", backend=backend) for x in "ab")
-    return pc.read_trace(trace), start, end
+    names = ("trace-ext.txt.gz", "trace.txt.gz", "trace-cols.csv.gz")
+    trace = next(run / name for name in names if (run / name).exists())
+    kernel = "6.1" if meta["kernel"].startswith("6.1.") else "6.12"
+    return (
+        pc.read_trace(trace),
+        pc.Allocator.from_state(run / "state-a.json.gz", kernel=kernel),
+        run / "state-b.json.gz",
+    )
 
 
 def test_columns(small):
@@ -67,7 +71,8 @@ def test_damaged_line_is_named(tmp_path, damage, line):
     with pytest.raises(pc.TraceError) as caught:
         pc.read_trace(path)
     assert caught.value.line == line
-    assert damage[1].split()[0] in caught.value.text
+    assert damage[1].split()[0] in str(caught.value)
+    assert "percpu_alloc_percpu" in caught.value.text
 
 
 def test_no_file(tmp_path):
@@ -82,7 +87,10 @@ def test_recordings_are_predicted(recordings):
         assert result.first_divergence is None, run.name
         assert result.nr_diverged == 0
         assert result.nr_predicted == len(result)
-        assert start.differences(end) == [], run.name
+        differences = start.differences(end)
+        if run.name.startswith("boot"):  # nothing in the trace shows when late boot opened the gate
+            differences = [line for line in differences if not line.startswith("async_enabled")]
+        assert differences == [], run.name
         start.verify()
 
 
@@ -114,5 +122,7 @@ def test_wrong_arguments(small, allocator):
         pc.replay(small, "allocator")
     with pytest.raises(pc.InvalidRequest):
         pc.replay(small, allocator, mode="guess")
+    with pytest.raises(pc.InvalidRequest, match="not built"):
+        pc.replay(small, allocator, mode="follow")
     with pytest.raises(pc.InvalidRequest):
         pc.replay(small, allocator, sample_every=-1)

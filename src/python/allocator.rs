@@ -1,0 +1,437 @@
+//! The allocator.
+
+use std::sync::{Mutex, MutexGuard};
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyBytes, PyDict};
+
+use super::convert::{self, Records};
+use super::errors;
+use super::layout::{preset, FirstChunkLayout};
+use crate::allocator::{Allocator as Core, Area, Balance, BatchError};
+use crate::backend::Supply;
+use crate::chunk::Role;
+use crate::engine::ChunkView;
+use crate::error::{ConfigError, StateError};
+use crate::geometry::Geometry;
+use crate::request::{ChunkId, Outcome, Request, Sleep};
+use crate::state::{DiffOptions, State};
+use crate::units::Bytes;
+
+fn balance(every: u32) -> Balance {
+    match every {
+        0 => Balance::Manual,
+        1 => Balance::Eager,
+        k => Balance::Every(k),
+    }
+}
+
+fn sleep(code: u8) -> Sleep {
+    match code {
+        0 => Sleep::Full,
+        1 => Sleep::NoFs,
+        _ => Sleep::Never,
+    }
+}
+
+fn tuple(area: Area) -> (u32, u64, u64, u64) {
+    (area.chunk.0, area.off.0, area.unit_off.0, area.size.0)
+}
+
+type Batch<'py> =
+    (Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u8>>);
+
+/// Ctrl-C during a batch.
+#[derive(Default)]
+pub struct Signals(Option<PyErr>);
+
+impl Signals {
+    /// False once a signal handler raised an exception.
+    pub fn go_on(&mut self) -> bool {
+        self.0 = self.0.take().or_else(|| Python::attach(|py| py.check_signals().err()));
+        self.0.is_none()
+    }
+
+    /// The exception that was raised.
+    pub fn raised(self) -> Option<PyErr> {
+        self.0
+    }
+
+    /// What stopped the batch.
+    fn error(self, py: Python<'_>, error: BatchError) -> PyErr {
+        match error {
+            BatchError::Element(index, error) => errors::free_error(py, error, Some(index)),
+            BatchError::Interrupted => self.0.expect("only a signal interrupts"),
+        }
+    }
+}
+
+/// An allocator, shared by a lock.
+#[pyclass(frozen, module = "percpu._core")]
+pub struct Allocator {
+    inner: Mutex<Core>,
+}
+
+impl Allocator {
+    fn new(core: Core) -> Self {
+        Self { inner: Mutex::new(core) }
+    }
+
+    /// The allocator; the interpreter is released while waiting for it.
+    pub fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Core> {
+        // A panic is a bug that was reported already; the state is as good as it was then.
+        self.inner.lock_py_attached(py).unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Calls `read` with a view of a chunk.
+    fn view<T>(
+        &self,
+        py: Python<'_>,
+        chunk: u32,
+        read: impl FnOnce(&Core, ChunkView<'_>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let core = self.lock(py);
+        let view = core.engine().chunk(ChunkId(chunk)).ok_or_else(|| errors::stale_chunk(py, chunk))?;
+        read(&core, view)
+    }
+}
+
+/// Bits of a chunk's map.
+fn nr_bits(core: &Core, view: &ChunkView<'_>) -> usize {
+    core.engine().geometry().pages_to_bits(view.nr_pages).0 as usize
+}
+
+fn not_kept(py: Python<'_>, core: &Core, what: &str) -> PyErr {
+    let text = format!("engine {} keeps no {what}", core.engine().generation());
+    errors::invalid_request(py, &ConfigError::new("kernel", core.preset().release, text))
+}
+
+#[pymethods]
+impl Allocator {
+    #[staticmethod]
+    fn on_layout(py: Python<'_>, layout: &FirstChunkLayout, balance_every: u32, backend: &str) -> PyResult<Self> {
+        let mut first = layout.chunk.clone();
+        if backend == "km" {
+            first.backend = crate::layout::Backend::KernelMemory;
+        }
+        let core = py.detach(|| Core::with_layout(layout.preset, &first, balance(balance_every)));
+        Ok(Self::new(core.map_err(|error| errors::invalid_request(py, &error))?))
+    }
+
+    #[staticmethod]
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
+    fn plain(
+        py: Python<'_>,
+        kernel: &str,
+        unit_size: u64,
+        nr_units: u32,
+        page_size: u64,
+        min_alloc_size: u64,
+        block_size: u64,
+        balance_every: u32,
+        backend: &str,
+    ) -> PyResult<Self> {
+        let preset = preset(py, kernel)?;
+        let geometry =
+            Geometry::new(Bytes(page_size), Bytes(min_alloc_size), Bytes(block_size), Bytes(unit_size), nr_units);
+        let core = geometry.and_then(|geometry| Core::bare(preset, geometry, balance(balance_every)));
+        let mut core = core.map_err(|error| errors::invalid_request(py, &error))?;
+        core.engine_mut().backend_mut().contiguous = backend == "km";
+        Ok(Self::new(core))
+    }
+
+    #[staticmethod]
+    fn from_state(py: Python<'_>, data: &[u8], kernel: &str, balance_every: u32) -> PyResult<Self> {
+        let preset = preset(py, kernel)?;
+        let core = py.detach(|| Core::from_state(&State::from_json(data)?, preset, balance(balance_every)));
+        Ok(Self::new(core.map_err(|error| errors::state_error(py, &error))?))
+    }
+
+    #[staticmethod]
+    fn restore(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        let core = py.detach(|| Core::from_snapshot(data));
+        Ok(Self::new(core.map_err(|error| errors::state_error(py, &error))?))
+    }
+
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let core = self.lock(py);
+        let core: &Core = &core;
+        let text = py.detach(|| core.snapshot()).map_err(|error| errors::state_error(py, &error))?;
+        Ok(PyBytes::new(py, text.as_bytes()))
+    }
+
+    fn state_json(&self, py: Python<'_>) -> PyResult<String> {
+        let core = self.lock(py);
+        let core: &Core = &core;
+        let state = py.detach(|| core.state()).map_err(|error| errors::state_error(py, &error))?;
+        Ok(state.to_json())
+    }
+
+    fn differences(&self, py: Python<'_>, data: &[u8], limit: usize) -> PyResult<Vec<String>> {
+        let core = self.lock(py);
+        let core: &Core = &core;
+        let found = py.detach(|| -> Result<_, StateError> {
+            let options = DiffOptions { limit, ..DiffOptions::default() };
+            Ok(core.state()?.diff_with(&State::from_json(data)?, options))
+        });
+        let found = found.map_err(|error| errors::state_error(py, &error))?;
+        Ok(found.iter().map(ToString::to_string).collect())
+    }
+
+    fn copy(&self, py: Python<'_>) -> Self {
+        let core = self.lock(py);
+        let core: &Core = &core;
+        Self::new(py.detach(|| core.clone()))
+    }
+
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let core = self.lock(py);
+        let (engine, geometry) = (core.engine(), core.engine().geometry());
+        let d = PyDict::new(py);
+        d.set_item("kernel", core.preset().release)?;
+        d.set_item("engine", engine.generation().name())?;
+        d.set_item("page_size", geometry.page_size().0)?;
+        d.set_item("min_alloc_size", geometry.min_alloc_size().0)?;
+        d.set_item("block_size", geometry.block_size().0)?;
+        d.set_item("unit_size", geometry.unit_size().0)?;
+        d.set_item("nr_units", geometry.nr_units())?;
+        d.set_item("nr_cpus", core.address().units().count())?;
+        d.set_item("nr_slots", engine.slot_numbers().nr_slots)?;
+        d.set_item("backend", if engine.backend().contiguous { "km" } else { "vm" })?;
+        let every = match core.balance_policy() {
+            Balance::Manual => 0,
+            Balance::Eager => 1,
+            Balance::Every(k) => k,
+        };
+        d.set_item("balance_every", every)?;
+        Ok(d)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
+    fn alloc(
+        &self,
+        py: Python<'_>,
+        size: u64,
+        align: u64,
+        sleep: u8,
+        reserved: bool,
+        nowarn: bool,
+        accounted: bool,
+    ) -> PyResult<u64> {
+        let request = Request { size: Bytes(size), align: Bytes(align), sleep: self::sleep(sleep), reserved, nowarn };
+        let mut core = self.lock(py);
+        check_accounted(py, &core, accounted)?;
+        let placement = core.alloc(&request);
+        match placement.outcome {
+            Outcome::Placed { .. } => Ok(placement.ptr),
+            Outcome::Failed(reason) => Err(errors::alloc_error(py, &request, request.sleep == Sleep::Never, reason)),
+        }
+    }
+
+    fn free(&self, py: Python<'_>, ptr: u64, size: Option<u64>) -> PyResult<()> {
+        let result = self.lock(py).free(ptr, size.map(Bytes));
+        result.map_err(|error| errors::free_error(py, error, None))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
+    fn alloc_many<'py>(
+        &self,
+        py: Python<'py>,
+        sizes: PyReadonlyArray1<'py, u64>,
+        aligns: PyReadonlyArray1<'py, u64>,
+        sleep: PyReadonlyArray1<'py, u8>,
+        reserved: bool,
+        nowarn: bool,
+        accounted: bool,
+    ) -> PyResult<Batch<'py>> {
+        let (sizes, aligns, sleep) = (sizes.as_slice()?, aligns.as_slice()?, sleep.as_slice()?);
+        let lengths = [sizes.len(), aligns.len(), sleep.len()];
+        let n = if lengths.contains(&0) { 0 } else { lengths.into_iter().max().unwrap_or(0) };
+        let request = |i: usize| Request {
+            size: Bytes(sizes[if sizes.len() == 1 { 0 } else { i }]),
+            align: Bytes(aligns[if aligns.len() == 1 { 0 } else { i }]),
+            sleep: self::sleep(sleep[if sleep.len() == 1 { 0 } else { i }]),
+            reserved,
+            nowarn,
+        };
+        let mut core = self.lock(py);
+        check_accounted(py, &core, accounted)?;
+        let core: &mut Core = &mut core;
+        let mut signals = Signals::default();
+        let requests = (0..n).map(request);
+        let placements = py.detach(|| core.alloc_many(requests, &mut || signals.go_on()));
+        let placements = placements.map_err(|error| signals.error(py, error))?;
+        let ptr: Vec<u64> = placements.iter().map(|placement| placement.ptr).collect();
+        let (mut chunk, mut off, mut reason) = (vec![0u32; n], vec![0u64; n], vec![0u8; n]);
+        for (i, placement) in placements.iter().enumerate() {
+            match placement.outcome {
+                Outcome::Placed { chunk: id, off: bytes } => (chunk[i], off[i]) = (id.0, bytes.0),
+                Outcome::Failed(why) => reason[i] = why as u8,
+            }
+        }
+        Ok((ptr.into_pyarray(py), chunk.into_pyarray(py), off.into_pyarray(py), reason.into_pyarray(py)))
+    }
+
+    fn free_many(
+        &self,
+        py: Python<'_>,
+        ptrs: PyReadonlyArray1<'_, u64>,
+        sizes: Option<PyReadonlyArray1<'_, u64>>,
+    ) -> PyResult<()> {
+        let ptrs = ptrs.as_slice()?;
+        let sizes = sizes.as_ref().map(|sizes| sizes.as_slice()).transpose()?;
+        let mut core = self.lock(py);
+        let core: &mut Core = &mut core;
+        let mut signals = Signals::default();
+        let result = py.detach(|| core.free_many(ptrs, sizes, &mut || signals.go_on()));
+        result.map_err(|error| signals.error(py, error))
+    }
+
+    fn balance(&self, py: Python<'_>) -> bool {
+        let mut core = self.lock(py);
+        let core: &mut Core = &mut core;
+        let pending = core.engine().balance_pending();
+        py.detach(|| core.run_balance());
+        pending
+    }
+
+    fn balance_pending(&self, py: Python<'_>) -> bool {
+        self.lock(py).engine().balance_pending()
+    }
+
+    fn set_supply(&self, py: Python<'_>, pages: Option<u64>, mappings: Option<u64>, chunks: Option<u64>) {
+        let supply = |limit: Option<u64>| limit.map_or(Supply::ENDLESS, Supply::of);
+        let mut core = self.lock(py);
+        let backend = core.engine_mut().backend_mut();
+        backend.page_supply = supply(pages);
+        backend.map_supply = supply(mappings);
+        backend.chunk_supply = supply(chunks);
+    }
+
+    fn locate(&self, py: Python<'_>, ptr: u64) -> PyResult<(u32, u64, u64, u64)> {
+        self.lock(py).locate(ptr).map(tuple).map_err(|error| errors::request_error(py, &error, None))
+    }
+
+    fn find(&self, py: Python<'_>, address: u64) -> Option<(u32, u64, u64, u64, u32)> {
+        let (area, cpu) = self.lock(py).find(address)?;
+        let (chunk, off, unit_off, size) = tuple(area);
+        Some((chunk, off, unit_off, size, cpu))
+    }
+
+    fn per_cpu_ptr(&self, py: Python<'_>, ptr: u64, cpu: u32) -> PyResult<u64> {
+        self.lock(py).per_cpu_ptr(ptr, cpu).map_err(|error| errors::request_error(py, &error, None))
+    }
+
+    fn chunk_numbers<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u32>> {
+        let ids = self.lock(py).engine().chunk_ids();
+        ids.iter().filter(|id| !id.is_reserved()).map(|id| id.0).collect::<Vec<_>>().into_pyarray(py)
+    }
+
+    fn has_reserved(&self, py: Python<'_>) -> bool {
+        self.lock(py).engine().chunk(ChunkId::RESERVED).is_some()
+    }
+
+    fn slots<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyArray1<u32>>> {
+        let slots = self.lock(py).engine().slots();
+        slots.iter().map(|list| list.iter().map(|id| id.0).collect::<Vec<_>>().into_pyarray(py)).collect()
+    }
+
+    fn chunk_info<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyDict>> {
+        self.view(py, chunk, |_, view| {
+            let d = PyDict::new(py);
+            d.set_item("base_addr", view.base_addr)?;
+            d.set_item("slot", view.slot)?;
+            d.set_item("free_bytes", view.free_bytes.0)?;
+            d.set_item("start_offset", view.start_offset.0)?;
+            d.set_item("end_offset", view.end_offset.0)?;
+            d.set_item("nr_pages", view.nr_pages.0)?;
+            d.set_item("nr_populated", view.nr_populated.0)?;
+            d.set_item("nr_empty_pop_pages", view.nr_empty_pop_pages)?;
+            d.set_item("nr_alloc", view.nr_alloc)?;
+            d.set_item("max_alloc_size", view.max_alloc_size.0)?;
+            d.set_item("immutable", view.role != Role::Dynamic)?;
+            d.set_item("isolated", view.isolated.unwrap_or(false))?;
+            d.set_item("is_first", view.role == Role::First)?;
+            Ok(d)
+        })
+    }
+
+    fn chunk_alloc_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        self.view(py, chunk, |core, view| Ok(convert::bits(py, &view.alloc_map, nr_bits(core, &view))))
+    }
+
+    fn chunk_alloc_words<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        self.view(py, chunk, |_, view| Ok(view.alloc_map.into_owned().into_pyarray(py)))
+    }
+
+    fn chunk_bound_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        self.view(py, chunk, |core, view| {
+            let map = view.bound_map.as_deref().ok_or_else(|| not_kept(py, core, "bound_map"))?;
+            Ok(convert::bits(py, map, nr_bits(core, &view) + 1))
+        })
+    }
+
+    fn chunk_populated<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        self.view(py, chunk, |_, view| Ok(convert::bits(py, &view.populated, view.nr_pages.0 as usize)))
+    }
+
+    fn chunk_blocks<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Records<'py>> {
+        self.view(py, chunk, |core, view| {
+            let blocks = view.blocks.as_deref().ok_or_else(|| not_kept(py, core, "blocks"))?;
+            convert::blocks(py, core.engine().generation(), blocks)
+        })
+    }
+
+    fn chunk_hints<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Records<'py>> {
+        self.view(py, chunk, |core, view| {
+            let hints = view.hints.as_ref().ok_or_else(|| not_kept(py, core, "chunk-wide hints"))?;
+            convert::hints(py, core.engine().generation(), hints)
+        })
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let core = self.lock(py);
+        let (stats, totals) = (core.engine().stats(), core.engine().totals());
+        let d = PyDict::new(py);
+        d.set_item("nr_alloc", stats.nr_alloc)?;
+        d.set_item("nr_dealloc", stats.nr_dealloc)?;
+        d.set_item("nr_cur_alloc", stats.nr_cur_alloc)?;
+        d.set_item("nr_max_alloc", stats.nr_max_alloc)?;
+        d.set_item("nr_chunks", stats.nr_chunks)?;
+        d.set_item("nr_max_chunks", stats.nr_max_chunks)?;
+        d.set_item("min_alloc_size", stats.min_alloc_size.0)?;
+        d.set_item("max_alloc_size", stats.max_alloc_size.0)?;
+        d.set_item("nr_empty_pop_pages", totals.nr_empty_pop_pages)?;
+        if let Some(nr_populated) = totals.nr_populated {
+            d.set_item("nr_populated", nr_populated)?;
+        }
+        d.set_item("backing_pages", core.engine().backend().backing_pages)?;
+        Ok(d)
+    }
+
+    fn stats_text(&self, py: Python<'_>) -> String {
+        let core = self.lock(py);
+        let core: &Core = &core;
+        py.detach(|| core.stats().to_text())
+    }
+
+    fn verify(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.lock(py);
+        let core: &Core = &core;
+        py.detach(|| core.engine().verify()).map_err(|violation| errors::verify_error(py, &violation))
+    }
+}
+
+/// Accounted requests have lists of their own from 5.9 to 5.13, which are not built.
+fn check_accounted(py: Python<'_>, core: &Core, accounted: bool) -> PyResult<()> {
+    if accounted && core.preset().accounted_slots {
+        let text = "keeps accounted requests apart, which is not built";
+        return Err(errors::invalid_request(
+            py,
+            &ConfigError::new("accounted", true, format!("{} {text}", core.preset().release)),
+        ));
+    }
+    Ok(())
+}

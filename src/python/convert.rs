@@ -1,0 +1,66 @@
+//! Between columns of the core and numpy arrays.
+
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
+use pyo3::prelude::*;
+
+use crate::block::Block;
+use crate::variant::Generation;
+
+/// The first `len` bits of a map, one bool each.
+pub fn bits<'py>(py: Python<'py>, words: &[u64], len: usize) -> Bound<'py, PyArray1<bool>> {
+    (0..len).map(|bit| words[bit / 64] >> (bit % 64) & 1 == 1).collect::<Vec<_>>().into_pyarray(py)
+}
+
+/// Names of the fields and one row of int32 a record, under the kernel's names.
+pub type Records<'py> = (Vec<&'static str>, Bound<'py, PyArray2<i32>>);
+
+fn rows<'py, const N: usize>(
+    py: Python<'py>,
+    names: [&'static str; N],
+    blocks: &[Block],
+    row: impl Fn(&Block) -> [i32; N],
+) -> PyResult<Records<'py>> {
+    let values: Vec<i32> = blocks.iter().flat_map(row).collect();
+    Ok((names.to_vec(), values.into_pyarray(py).reshape([blocks.len(), N])?))
+}
+
+/// Block records.
+pub fn blocks<'py>(py: Python<'py>, generation: Generation, blocks: &[Block]) -> PyResult<Records<'py>> {
+    if matches!(generation, Generation::Linux414 | Generation::RfcV1) {
+        let names = ["contig_hint", "contig_hint_start", "left_free", "right_free", "first_free"];
+        return rows(py, names, blocks, |b| {
+            [b.contig_hint, b.contig_hint_start, b.left_free, b.right_free, b.first_free]
+        });
+    }
+    let names = [
+        "scan_hint",
+        "scan_hint_start",
+        "contig_hint",
+        "contig_hint_start",
+        "left_free",
+        "right_free",
+        "first_free",
+        "nr_bits",
+    ];
+    rows(py, names, blocks, |b| {
+        [
+            b.scan_hint,
+            b.scan_hint_start,
+            b.contig_hint,
+            b.contig_hint_start,
+            b.left_free,
+            b.right_free,
+            b.first_free,
+            b.nr_bits,
+        ]
+    })
+}
+
+/// The chunk-wide record: before 5.2 it has only three fields.
+pub fn hints<'py>(py: Python<'py>, generation: Generation, hints: &Block) -> PyResult<Records<'py>> {
+    if generation == Generation::Linux414 {
+        let names = ["contig_bits", "contig_bits_start", "first_bit"];
+        return rows(py, names, &[*hints], |b| [b.contig_hint, b.contig_hint_start, b.first_free]);
+    }
+    blocks(py, generation, &[*hints])
+}
