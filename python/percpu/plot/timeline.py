@@ -15,7 +15,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     """Draw the timeline of a replay.
 
     Events run to the right. The upper part shows what is allocated and what is backed by memory, for one CPU; the
-    gap between the two is what placement costs. The lower part counts chunks and empty populated pages.
+    gap between the two is what placement costs. Below are the stock of empty populated pages and the number of chunks.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
         Columns ``event``, ``live_bytes``, ``populated_pages``, ``nr_chunks``, ``nr_empty_pop_pages``, one row a
         sample.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; it is divided in two. A new figure by default.
+        Where to draw; it is divided in three. A new figure by default.
     page_size : int, optional
         Bytes of a page.
 
@@ -38,10 +38,11 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     data = getattr(timeline, "timeline", timeline)
     event = np.asarray(data["event"])
     if ax is None:
-        _, ax = plt.subplots(figsize=(10, 5.4), layout="constrained")
+        _, ax = plt.subplots(figsize=(10, 5.8), layout="constrained")
     ax.axis("off")
-    top = ax.inset_axes((0, 0.4, 1, 0.6))
-    bottom = ax.inset_axes((0, 0, 1, 0.33), sharex=top)
+    top = ax.inset_axes((0, 0.47, 1, 0.53))
+    middle = ax.inset_axes((0, 0.2, 1, 0.18), sharex=top)
+    bottom = ax.inset_axes((0, 0, 1, 0.11), sharex=top)
 
     populated = np.asarray(data["populated_pages"], dtype=float) * page_size
     live = np.asarray(data["live_bytes"], dtype=float)
@@ -59,22 +60,26 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     top.set_ylabel("bytes per CPU")
     top.tick_params(labelbottom=False)
 
-    bottom.step(event, data["nr_chunks"], where="post", color=_style.CONTIG, linewidth=1.4, label="chunks")
-    bottom.step(
-        event, data["nr_empty_pop_pages"], where="post", color=_style.SCAN, linewidth=1.2, label="empty populated pages"
-    )
-    bottom.set_ylim(bottom=0)
-    bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    pages = np.asarray(data["nr_empty_pop_pages"])
+    middle.step(event, pages, where="post", color=_style.SCAN, linewidth=1.1, label="empty populated pages")
+    middle.set_ylim(bottom=min(0, pages.min(initial=0)))
+    middle.set_ylabel("pages")
+    middle.tick_params(labelbottom=False)
+    chunks = np.asarray(data["nr_chunks"])
+    bottom.step(event, chunks, where="post", color=_style.CONTIG, linewidth=1.6, label="chunks")
+    bottom.set_ylim(0, max(chunks.max(initial=1), 1) * 1.25)
     bottom.set_ylabel("count")
     bottom.set_xlabel("event")
     bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value):,}"))
     if len(event) > 1:
         bottom.set_xlim(event[0], event[-1])
-    for part, place in ((top, (1, 1.0)), (bottom, (1, 1.0))):
+    for part, ticks in ((middle, 4), (bottom, 2)):
+        part.yaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    for part in (top, middle, bottom):
         part.grid(axis="y", color=_style.GRID, linewidth=0.5)
         part.set_axisbelow(True)
         part.tick_params(length=0, colors=_style.TEXT, labelsize=9)
-        part.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=place, borderaxespad=0.2)
+        part.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
         for side in ("top", "right"):
             part.spines[side].set_visible(False)
         for side in ("left", "bottom"):
