@@ -23,6 +23,7 @@ def demo(out: Path) -> int:
 
     nr_live = allocator.stats()["nr_cur_alloc"]
     print(f"start state  {nr_live:,} areas in {len(allocator.chunks)} chunk(s), read out of the kernel's memory")
+    halfway = allocator.copy()
     begin = time.perf_counter()
     result = percpu.replay(trace, allocator)
     seconds = time.perf_counter() - begin
@@ -44,7 +45,9 @@ def demo(out: Path) -> int:
         print("pictures     none: pip install 'percpu[analysis]'")
     else:
         mpl.use("Agg")
-        allocator.chunks[0].plot().figure.savefig(out / "chunk.png", dpi=120)
+        percpu.replay(trace[: len(trace) // 2], halfway)
+        fullest = max(halfway.chunks.values(), key=lambda chunk: chunk.nr_alloc)
+        fullest.plot().figure.savefig(out / "chunk.png", dpi=120)
         result.plot().figure.savefig(out / "timeline.png", dpi=120)
         print(f"pictures     {out / 'chunk.png'}, {out / 'timeline.png'}")
     return 0 if same_text and not differences and not result.nr_diverged else 1
