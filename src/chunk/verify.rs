@@ -86,18 +86,8 @@ impl Chunk {
         // recorded behind or next to it is then cut short.
         let edge = |kept: i32, run: i32| kept == run || (!exact && (0..run).contains(&kept));
         let (left, right) = (runs.at_left(), runs.at_right(size));
-        ensure_invariant!(
-            edge(block.left_free, left),
-            "B1-left-free",
-            "{}",
-            at(&format!("left edge is {left}"))
-        );
-        ensure_invariant!(
-            edge(block.right_free, right),
-            "B2-right-free",
-            "{}",
-            at(&format!("right edge is {right}"))
-        );
+        ensure_invariant!(edge(block.left_free, left), "B1-left-free", "{}", at(&format!("left edge is {left}")));
+        ensure_invariant!(edge(block.right_free, right), "B2-right-free", "{}", at(&format!("right edge is {right}")));
         let first = runs.0.first().map(|(s, _)| *s);
         ensure_invariant!(
             match first {

@@ -117,7 +117,7 @@ impl Chunk {
         chunk
     }
 
-    fn new(&self) -> bool {
+    fn since_5_2(&self) -> bool {
         self.sizes.gen != Gen::V4_14
     }
 
@@ -182,7 +182,7 @@ impl Chunk {
     /// 20 section 6.
     pub fn mark_populated(&mut self, from: i64, to: i64, for_alloc: bool) {
         self.populated[from as usize..to as usize].fill(true);
-        if self.new() {
+        if self.since_5_2() {
             self.nr_empty = self.count_empty();
         } else if !for_alloc {
             self.nr_empty += to - from;
@@ -192,7 +192,7 @@ impl Chunk {
     /// 21 section 3 step 2.
     pub fn mark_depopulated(&mut self, from: i64, to: i64) {
         self.populated[from as usize..to as usize].fill(false);
-        if self.new() {
+        if self.since_5_2() {
             self.nr_empty = self.count_empty();
         } else {
             self.nr_empty -= to - from;
@@ -391,7 +391,7 @@ impl Chunk {
         if pop_only && next(&self.populated, false, up(found + alloc, p) / p, found / p) < up(found + alloc, p) / p {
             return None;
         }
-        if self.new() && skip_len > 0 {
+        if self.since_5_2() && skip_len > 0 {
             let (blk, mut s) = (skip / b, skip % b);
             let e = s + skip_len;
             if e <= b {
@@ -412,7 +412,7 @@ impl Chunk {
     /// 10 section 6.3. The map is up to date already.
     fn hints_after_alloc(&mut self, a: i64, n: i64) {
         let b = self.sizes.b;
-        let new = self.new();
+        let new = self.since_5_2();
         let (si, ei) = (a / b, (a + n - 1) / b);
         let (so, eo) = (a % b, (a + n - 1) % b + 1);
 
@@ -500,7 +500,7 @@ impl Chunk {
     fn hints_after_free(&mut self, a: i64, n: i64) {
         let b = self.sizes.b;
         let gen = self.sizes.gen;
-        let new = self.new();
+        let new = self.since_5_2();
         let (si, ei) = (a / b, (a + n - 1) / b);
         let (so, eo) = (a % b, (a + n - 1) % b + 1);
 

@@ -204,12 +204,12 @@ impl Naive {
         }
     }
 
-    fn to_front(&mut self, slot: usize, id: u32) {
+    fn push_front(&mut self, slot: usize, id: u32) {
         self.take_off_list(id);
         self.lists[slot].insert(0, id);
     }
 
-    fn to_tail(&mut self, slot: usize, id: u32) {
+    fn push_tail(&mut self, slot: usize, id: u32) {
         self.take_off_list(id);
         self.lists[slot].push(id);
     }
@@ -221,9 +221,9 @@ impl Naive {
         }
         let nslot = self.chunk_slot(id);
         if oslot < nslot {
-            self.to_front(nslot as usize, id);
+            self.push_front(nslot as usize, id);
         } else if oslot > nslot {
-            self.to_tail(nslot as usize, id);
+            self.push_tail(nslot as usize, id);
         }
     }
 

@@ -83,7 +83,7 @@ impl Naive {
                         Ok(None) => {}
                         Err(()) => {
                             if self.gen != Gen::V4_14 && s < 3 {
-                                self.to_front(0, id);
+                                self.push_front(0, id);
                             }
                         }
                     }
@@ -173,7 +173,7 @@ impl Naive {
                 self.get_mut(id).isolated = true;
                 self.nr_empty -= own;
             }
-            self.to_front(self.to_depopulate_slot, id);
+            self.push_front(self.to_depopulate_slot, id);
             self.schedule();
         }
         size

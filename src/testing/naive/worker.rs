@@ -85,7 +85,7 @@ impl Naive {
             if reintegrate || self.get(id).free_bytes == self.unit_size {
                 self.reintegrate(id);
             } else {
-                self.to_tail(self.sidelined_slot, id);
+                self.push_tail(self.sidelined_slot, id);
             }
         }
     }
