@@ -29,7 +29,6 @@ def demo(out: Path) -> int:
     seconds = time.perf_counter() - begin
     s = result.summary
     print(f"replayed     {s['nr_alloc']:,} allocations and {s['nr_free']:,} frees in {seconds * 1e3:.0f} ms")
-    print(f"predicted    {result.nr_predicted:,} of {len(result):,} placements; {result.nr_diverged} diverged")
     print(f"worker       {s['nr_background']:,} events of pages and chunks predicted; {s['nr_unexplained']} not")
     differences = allocator.differences(end)
     verdict = "equal, to the bit" if not differences else f"{len(differences)} differences"
@@ -42,12 +41,14 @@ def demo(out: Path) -> int:
     try:
         import matplotlib as mpl
     except ImportError:
-        print("pictures     none: pip install 'percpu[analysis]'")
+        pictures = "none, for want of matplotlib: pip install 'percpu[analysis]'"
     else:
         mpl.use("Agg")
         percpu.replay(trace[: len(trace) // 2], halfway)
         fullest = max(halfway.chunks.values(), key=lambda chunk: chunk.nr_alloc)
         fullest.plot().figure.savefig(out / "chunk.png", dpi=120)
         result.plot().figure.savefig(out / "timeline.png", dpi=120)
-        print(f"pictures     {out / 'chunk.png'}, {out / 'timeline.png'}")
+        pictures = f"{out / 'chunk.png'}, {out / 'timeline.png'}"
+    counts = f"{result.nr_predicted:,} of {len(result):,} placements predicted, {result.nr_diverged} diverged"
+    print(f"demo: {counts}; pictures: {pictures}")
     return 0 if same_text and not differences and not result.nr_diverged else 1
