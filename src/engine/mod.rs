@@ -7,10 +7,19 @@
 //! needs of a generation: requests and frees, the worker, and read-only views. An engine shows a
 //! chunk as a [`ChunkView`], in which what it does not keep is `None`.
 //!
+//! ```text
+//! cpu_alloc   2008            one bitmap                 a file of its own
+//! areamap     2009 to 4.13    array of boundaries   \
+//! rfc_v1      July 2017       bitmap, as posted     / early: lists, requests, worker
+//! linux       4.14 to today   bitmap, as merged          three generations by flags
+//! ```
+//!
 //! # Source
 //!
 //! Specification 20, 22.
 
+pub mod areamap;
+pub mod early;
 pub mod linux;
 
 use std::borrow::Cow;
@@ -24,7 +33,7 @@ use crate::geometry::Geometry;
 use crate::layout::{self, FirstChunk, Region};
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
-use crate::units::{Bytes, Pages};
+use crate::units::{Bits, Bytes, Pages};
 use crate::variant::{Generation, Preset, Rules};
 
 /// What replays, sweeps, comparisons and the Python package need of a generation.
@@ -53,7 +62,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Runs the worker once, scheduled or not.
     fn balance(&mut self);
 
-    /// Late boot: from now on the worker may be scheduled.
+    /// Late boot: from now on the worker may be scheduled, and area maps can grow.
     fn enable_async(&mut self);
 
     /// What stands behind the chunks.
@@ -169,14 +178,59 @@ pub struct ChunkView<'a> {
     pub hints: Option<Block>,
     /// The sorted array of area boundaries: start offset in bytes, bit 0 = in use.
     pub area_map: Option<&'a [u32]>,
+    /// What only a generation before 4.14 keeps.
+    pub older: Option<Older>,
+}
+
+/// Fields of a chunk that only one generation before 4.14 has, under their names there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Older {
+    /// Of the area map; the map itself is [`ChunkView::area_map`].
+    AreaMap {
+        /// No free area is larger.
+        contig_hint: Bytes,
+        /// Index; every area below it is in use.
+        first_free: u32,
+        /// Entries that the array has room for.
+        map_alloc: u32,
+        /// Area 0 is the hidden front of a boot chunk.
+        has_reserved: bool,
+    },
+    /// Of the first posting of the bitmap allocator.
+    RfcV1 {
+        /// Length of the largest known run.
+        contig_hint: Bits,
+        /// Its start.
+        contig_hint_start: Bits,
+        /// Index; no block below it has a free bit.
+        first_free_block: u32,
+        /// The chunk begins with hidden bits.
+        has_reserved: bool,
+    },
+    /// Of cpu_alloc; a unit is `min_alloc_size` bytes.
+    CpuAlloc {
+        /// Units of the area.
+        nr_units: u32,
+        /// No unit below is clear.
+        first_free: u32,
+        /// The event counter `CPU_BYTES`; frees of a wrong size can make it negative.
+        cpu_bytes: i64,
+    },
 }
 
 /// A region of the boot area that becomes a chunk.
+///
+/// | engine | base | hidden in front | pages |
+/// |---|---|---|---|
+/// | Linux | page of the region's start | the rest of that page before the region | rounded up, the end hidden |
+/// | `rfc-v1` | the same | as Linux, in whole granules, rounded down | rounded down, the end lost |
+/// | `areamap` | the unit, for both regions | everything before the region | the whole unit |
+/// | `cpu_alloc-2008` | the unit | static data; the area's base is behind it | rounded up |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BootRegion {
     /// Base of the chunk, page aligned.
     pub base_addr: u64,
-    /// Bytes before the served region.
+    /// Bytes from the base to the served region.
     pub start_offset: Bytes,
     /// Bytes served.
     pub size: Bytes,
@@ -200,11 +254,11 @@ pub struct BootChunks {
 pub struct Setup {
     /// Sizes.
     pub geometry: Geometry,
-    /// Behaviour flags.
+    /// Behaviour flags of the Linux generations; the others do not look at them.
     pub rules: Rules,
-    /// Failed atomic requests print the failure line too.
+    /// Failed atomic requests print the failure line too (Linux generations).
     pub warn_atomic: bool,
-    /// Whether the worker may be scheduled from the beginning.
+    /// Whether late boot has run: the worker may be scheduled, area maps can grow.
     pub async_enabled: bool,
     /// Boot chunks; `None` = no chunk at all.
     pub boot: Option<BootChunks>,

@@ -11,3 +11,5 @@ pub mod naive;
 pub mod properties;
 pub mod random;
 pub mod recordings;
+#[cfg(test)]
+pub mod shadow;

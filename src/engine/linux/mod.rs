@@ -538,6 +538,7 @@ impl Engine for Linux {
             blocks: Some(Cow::Borrowed(&chunk.blocks)),
             hints: Some(chunk.md),
             area_map: None,
+            older: None,
         })
     }
 

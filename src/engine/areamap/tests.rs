@@ -1,0 +1,247 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::backend::Supply;
+use crate::engine::Engine;
+use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
+use crate::testing::shadow::{check, ops, small_setup};
+
+fn geometry(unit: u64) -> Geometry {
+    Geometry::new(Bytes(64), Bytes(2), Bytes(64), Bytes(unit), 1).unwrap()
+}
+
+/// A map and a page map with `pages` populated, with one operation a call.
+struct Bench {
+    g: Geometry,
+    map: AreaMap,
+    pages: PageMap,
+}
+
+impl Bench {
+    fn new(unit: u64, populated: &[u32]) -> Self {
+        let g = geometry(unit);
+        let mut pages = PageMap::new(g.unit_pages(), false);
+        populated.iter().for_each(|page| pages.mark(*page, page + 1, true));
+        Self { g, map: AreaMap::new(&g), pages }
+    }
+
+    fn alloc(&mut self, size: u32, align: u32) -> Option<(u32, u32)> {
+        self.map.alloc(&self.g, &self.pages, size, align, false).map(|area| (area.off, area.pages))
+    }
+
+    fn atomic(&mut self, size: u32, align: u32) -> Option<(u32, u32)> {
+        self.map.alloc(&self.g, &self.pages, size, align, true).map(|area| (area.off, area.pages))
+    }
+
+    fn free(&mut self, off: u32) -> (u32, u32) {
+        let area = self.map.free(&self.g, &self.pages, off);
+        (area.off, area.pages)
+    }
+
+    /// The map as in the specification, `*` = in use, and free size, contig hint, first free.
+    fn shows(&self) -> (String, u32, u32, u32) {
+        let entry = |e: &u32| format!("{}{}", e & !IN_USE, if e & IN_USE != 0 { "*" } else { "" });
+        let map: Vec<String> = self.map.map.iter().map(entry).collect();
+        (map.join(" "), self.map.free_size, self.map.contig_hint, self.map.first_free)
+    }
+
+    #[track_caller]
+    fn expect(&self, map: &str, free: u32, contig: u32, first: u32) {
+        assert_eq!(self.shows(), (map.to_owned(), free, contig, first));
+    }
+}
+
+/// Specification 11 section 8, the table.
+#[test]
+fn table_of_the_specification() {
+    let mut b = Bench::new(256, &[]);
+    b.expect("0 256*", 256, 256, 0);
+    assert_eq!(b.alloc(10, 2), Some((0, 1)));
+    b.expect("0* 10 256*", 246, 256, 1);
+    assert_eq!(b.alloc(8, 8), Some((16, 0)));
+    b.expect("0* 10 16* 24 256*", 238, 256, 1);
+    assert_eq!(b.alloc(20, 4), Some((24, 0)));
+    b.expect("0* 10 16* 24* 44 256*", 218, 256, 1);
+    assert_eq!(b.free(0), (0, 0));
+    b.expect("0 16* 24* 44 256*", 228, 256, 0);
+    assert_eq!(b.alloc(6, 8), Some((0, 0)));
+    b.expect("0* 6 16* 24* 44 256*", 222, 256, 1);
+    assert_eq!(b.alloc(64, 64), Some((64, 1)));
+    b.expect("0* 6 16* 24* 44 64* 128 256*", 158, 256, 1);
+    assert_eq!(b.free(16), (16, 0));
+    b.expect("0* 6 24* 44 64* 128 256*", 166, 256, 1);
+    assert_eq!(b.free(24), (24, 0));
+    b.expect("0* 6 64* 128 256*", 186, 256, 1);
+    assert_eq!(b.alloc(4, 2), Some((6, 0)));
+    b.expect("0* 6* 10 64* 128 256*", 182, 256, 2);
+    assert_eq!(b.alloc(2, 2), Some((10, 0)));
+    assert_eq!(b.free(64), (64, 1));
+    b.expect("0* 6* 10* 12 256*", 244, 256, 3);
+}
+
+#[test]
+fn a_small_head_is_glued_to_the_area_before() {
+    let mut b = Bench::new(128, &[]);
+    assert_eq!(b.alloc(6, 2), Some((0, 1)));
+    b.expect("0* 6 128*", 122, 128, 1);
+    assert_eq!(b.alloc(8, 8).map(|found| found.0), Some(8));
+    assert_eq!(b.shows().0, "0* 8* 16 128*");
+    assert_eq!(b.map.free_size, 112);
+    assert_eq!(b.map.free(&b.g, &b.pages, 0).size, 8);
+    assert_eq!(b.shows().0, "0 8* 16 128*");
+    assert_eq!(b.map.free_size, 120);
+}
+
+#[test]
+fn a_small_tail_is_glued_and_a_scan_to_the_end_is_exact() {
+    let mut b = Bench::new(128, &[]);
+    assert_eq!(b.alloc(32, 2).map(|found| found.0), Some(0));
+    assert_eq!(b.alloc(32, 2).map(|found| found.0), Some(32));
+    assert_eq!(b.alloc(32, 2).map(|found| found.0), Some(64));
+    b.free(0);
+    assert_eq!(b.shows(), ("0 32* 64* 96 128*".to_owned(), 64, 128, 0));
+    assert_eq!(b.alloc(40, 2), None);
+    assert_eq!(b.map.contig_hint, 32);
+    assert_eq!(b.alloc(30, 2).map(|found| found.0), Some(0));
+    b.expect("0* 32* 64* 96 128*", 32, 32, 1);
+    assert_eq!(b.alloc(32, 2).map(|found| found.0), Some(96));
+    b.expect("0* 32* 64* 96* 128*", 0, 0, 4);
+    assert!(b.map.is_exhausted());
+}
+
+#[test]
+fn atomic_requests_stay_on_populated_pages() {
+    let mut b = Bench::new(256, &[0, 2]);
+    assert_eq!(b.alloc(8, 2).map(|found| found.0), Some(0));
+    assert_eq!(b.atomic(60, 2).map(|found| found.0), Some(128));
+    assert_eq!(b.shows().0, "0* 8 128* 188 256*");
+    assert_eq!(b.atomic(60, 2), None);
+    assert_eq!(b.map.contig_hint, 120);
+}
+
+/// Specification 11 section 3 step 2: what lies before the first area counts as in use.
+#[test]
+fn an_atomic_request_can_cut_the_front_of_the_first_area() {
+    let mut b = Bench::new(256, &[1]);
+    assert_eq!(b.atomic(60, 2).map(|found| found.0), Some(64));
+    assert_eq!(b.shows().0, "0 64* 124 256*");
+}
+
+#[test]
+fn room_grows_by_doubling_and_atomic_requests_queue() {
+    let mut map = AreaMap::new(&geometry(32768));
+    assert_eq!(map.room(false), Room { queue: false, grow_to: Some(128) });
+    assert_eq!(map.room(true), Room { queue: true, grow_to: None });
+    map.set_queued(true);
+    assert!(!map.room(true).queue, "queued once");
+    map.grow(128);
+    map.grow(16);
+    assert_eq!(map.capacity, 128, "never reduced");
+    assert_eq!(map.room(false), Room::default());
+}
+
+fn request(size: u64, sleep: Sleep) -> Request {
+    Request { sleep, ..Request::new(Bytes(size), Bytes(1)) }
+}
+
+/// Nothing extends before late boot: the first attempt is complained about, the failure line
+/// follows, and atomic requests go on until the array is full.
+#[test]
+fn maps_do_not_grow_before_late_boot() {
+    let mut setup = small_setup(Generation::AreaMap, 4096, 64, 64, 2048);
+    setup.async_enabled = false;
+    let mut engine = AreaMapEngine::new(&setup).unwrap();
+    engine.backend_mut().journal.enabled = true;
+    let reserved = Request { reserved: true, ..request(2, Sleep::Full) };
+    while let Outcome::Placed { .. } = engine.alloc(&request(4, Sleep::Full)) {}
+    assert_eq!(engine.alloc(&request(4, Sleep::Full)), Outcome::Failed(Reason::MapExtend));
+    let Outcome::Placed { .. } = engine.alloc(&request(4, Sleep::Never)) else { panic!("atomic: 3 entries do") };
+    let log: Vec<&str> = engine.backend().journal.log.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(log[0], "WARNING (once)");
+    assert!(log[1].ends_with("size=4 align=2 atomic=0, failed to extend area map"), "{}", log[1]);
+    assert!(log[2].starts_with("percpu: allocation failed"));
+    assert!(!engine.balance_pending(), "scheduling is dropped");
+    engine.verify().unwrap();
+
+    // The reserved chunk has an array and a reason of its own; 64 bytes cannot fill it.
+    engine.existing_mut(ChunkId::RESERVED).space.capacity = 16;
+    assert_eq!(engine.alloc(&reserved), Outcome::Failed(Reason::ReservedMap));
+    engine.enable_async();
+    assert!(matches!(engine.alloc(&reserved), Outcome::Placed { chunk: ChunkId::RESERVED, .. }));
+    assert!(matches!(engine.alloc(&request(4, Sleep::Full)), Outcome::Placed { .. }));
+    engine.verify().unwrap();
+}
+
+/// An atomic request that finds few spare entries queues the chunk; the worker extends it.
+#[test]
+fn the_worker_serves_the_queue() {
+    let mut engine = AreaMapEngine::new(&small_setup(Generation::AreaMap, 1024, 0, 0, 0)).unwrap();
+    engine.balance();
+    assert!(engine.chunk_ids().len() == 1 && !engine.balance_pending());
+    engine.alloc(&request(2, Sleep::Never));
+    assert!(engine.balance_pending());
+    assert_eq!(engine.growth, [ChunkId(0)]);
+    engine.verify().unwrap();
+    engine.balance();
+    assert!(engine.growth.is_empty());
+    assert_eq!(engine.entry(ChunkId(0)).unwrap().space.capacity, 128);
+    engine.verify().unwrap();
+}
+
+#[test]
+fn bad_regions_are_refused() {
+    let mut setup = small_setup(Generation::AreaMap, 1024, 62, 0, 512);
+    assert!(AreaMapEngine::new(&setup).is_ok());
+    let mut fails = |start: u64, size: u64| {
+        let boot = setup.boot.as_mut().unwrap();
+        (boot.first.start_offset, boot.first.size) = (Bytes(start), Bytes(size));
+        AreaMapEngine::new(&setup).unwrap_err().parameter
+    };
+    assert_eq!(fails(63, 512), "boot.start_offset");
+    assert_eq!(fails(62, 511), "boot.size");
+    assert_eq!(fails(64, 1024), "boot.size");
+    assert_eq!(fails(64, 0), "boot.size");
+    assert_eq!(fails(2, u64::MAX), "boot.size");
+}
+
+#[test]
+fn addresses_before_the_end_of_the_reserved_region_are_reserved() {
+    let engine = AreaMapEngine::new(&small_setup(Generation::AreaMap, 1024, 100, 64, 512)).unwrap();
+    for (addr, chunk) in [
+        (0, Some(ChunkId::RESERVED)),
+        (163, Some(ChunkId::RESERVED)),
+        (164, Some(ChunkId(0))),
+        (1023, Some(ChunkId(0))),
+        (1024, None),
+    ] {
+        assert_eq!(engine.find_chunk(addr), chunk, "address {addr}");
+    }
+}
+
+#[test]
+fn a_failed_population_frees_the_area() {
+    let mut engine = AreaMapEngine::new(&small_setup(Generation::AreaMap, 1024, 0, 0, 0)).unwrap();
+    engine.backend_mut().page_supply = Supply::of(1);
+    assert_eq!(engine.alloc(&request(8, Sleep::Full)), Outcome::Failed(Reason::NoPage));
+    let stats = engine.stats();
+    assert_eq!((stats.nr_alloc, stats.nr_dealloc, stats.nr_cur_alloc), (1, 1, 0));
+    assert_eq!(engine.totals().nr_empty_pop_pages, 0);
+    engine.verify().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn serves_legally(ops in ops(512, 64, 120), head in 0..60u64, reserved in 0..3u64, first in 0..4u64) {
+        let setup = small_setup(Generation::AreaMap, 512, head * 2, reserved * 34, first * 66);
+        prop_assert_eq!(check(Box::new(AreaMapEngine::new(&setup).unwrap()), &ops), Ok(()));
+    }
+
+    /// More areas than a new array has room for.
+    #[test]
+    fn serves_legally_with_growing_maps(ops in ops(4096, 64, 400)) {
+        let setup = small_setup(Generation::AreaMap, 4096, 0, 0, 0);
+        prop_assert_eq!(check(Box::new(AreaMapEngine::new(&setup).unwrap()), &ops), Ok(()));
+    }
+}

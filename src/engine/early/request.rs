@@ -1,0 +1,197 @@
+//! Serving a request: checks, search, creation, population, failure.
+//!
+//! Source: specification 20 sections 3 to 7.
+
+use super::{Area, Early, Space, EMPTY_LOW};
+use crate::bitmap;
+use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
+use crate::units::Bytes;
+
+/// A legal request, after rounding, in bytes.
+#[derive(Clone, Copy)]
+struct Task {
+    size: u32,
+    align: u32,
+    /// Populated pages only, no new chunk, no growth.
+    atomic: bool,
+}
+
+impl<S: Space> Early<S> {
+    /// Serves a request. That it wants no warning has no effect before 4.14.
+    pub fn alloc(&mut self, request: &Request) -> Outcome {
+        let g = &self.geometry;
+        let granule = g.min_alloc_size();
+        // The kernel's arithmetic wraps near the top of the address range.
+        let size = Bytes(request.size.0.wrapping_add(granule.0 - 1) & granule.0.wrapping_neg());
+        let align = request.align.max(granule);
+        let legal = size.0 != 0 && size <= g.max_request() && align <= g.page_size() && align.0.is_power_of_two();
+        if !legal {
+            self.log(4, || format!("illegal size ({}) or align ({}) for percpu allocation", size.0, align.0));
+            return Outcome::Failed(Reason::Illegal);
+        }
+        // Kernel: atomic unless every flag of an ordinary kernel request is present (to 5.13).
+        let task = Task { size: size.0 as u32, align: align.0 as u32, atomic: request.sleep != Sleep::Full };
+        match self.serve(&task, request.reserved) {
+            Ok((chunk, off)) => Outcome::Placed { chunk, off: Bytes(u64::from(off)) },
+            Err(reason) => self.fail(&task, reason),
+        }
+    }
+
+    /// Takes an area and populates the pages under it.
+    fn serve(&mut self, task: &Task, reserved: bool) -> Result<(ChunkId, u32), Reason> {
+        let (id, area) = if reserved && self.reserved.is_some() { self.take_reserved(task)? } else { self.take(task)? };
+        self.stats.allocated(Bytes(u64::from(task.size)));
+        let entry = self.existing_mut(id);
+        entry.nr_alloc += 1;
+        entry.max_alloc_size = entry.max_alloc_size.max(task.size);
+        // By the size asked for: what was glued to the area behind it may lie on a page without memory.
+        let page = self.geometry.page_size().0 as u32;
+        let (first, end) = (area.off / page, (area.off + task.size).div_ceil(page));
+        if task.atomic {
+            self.report_unpopulated(id, first, end);
+        } else {
+            self.populate_area(id, area.off, first, end)?;
+        }
+        if !id.is_reserved() {
+            self.nr_empty_pop_pages -= area.pages as i32;
+        }
+        if self.nr_empty_pop_pages < EMPTY_LOW {
+            self.schedule_balance();
+        }
+        Ok((id, area.off))
+    }
+
+    /// Populates what is unpopulated of the pages `first..end`, or gives the area back; what was
+    /// populated before the failing range stays so.
+    fn populate_area(&mut self, id: ChunkId, off: u32, first: u32, end: u32) -> Result<(), Reason> {
+        let mut page = first;
+        while let Some((from, to)) = self.existing(id).pages.unpopulated_range(page, end) {
+            if !self.backend.populate(id, from, to) {
+                self.release_area(id, off);
+                return Err(Reason::NoPage);
+            }
+            self.mark_pages(id, from, to, true);
+            page = to;
+        }
+        Ok(())
+    }
+
+    /// Records pages of an atomic request's area that have no memory (rfc-v1, a defect that is
+    /// reproduced).
+    fn report_unpopulated(&mut self, id: ChunkId, first: u32, end: u32) {
+        if !self.backend.journal.enabled {
+            return;
+        }
+        for page in first..end {
+            if !bitmap::test(self.existing(id).pages.words(), page) {
+                self.backend.note_unpopulated(id, page);
+            }
+        }
+    }
+
+    /// Takes an area in the reserved chunk.
+    fn take_reserved(&mut self, task: &Task) -> Result<(ChunkId, Area), Reason> {
+        let id = ChunkId::RESERVED;
+        if !self.existing(id).space.may_fit(&self.geometry, task.size) {
+            return Err(Reason::ReservedFull);
+        }
+        while let Some(capacity) = self.room_needed(id, task.atomic) {
+            if task.atomic || !self.grow(id, capacity) {
+                return Err(Reason::ReservedMap);
+            }
+        }
+        let area = self.take_area(id, task).ok_or(Reason::ReservedFull)?;
+        Ok((id, area))
+    }
+
+    /// Walks the lists until an area is taken, making chunks as needed.
+    fn take(&mut self, task: &Task) -> Result<(ChunkId, Area), Reason> {
+        loop {
+            if let Some(found) = self.search(task)? {
+                return Ok(found);
+            }
+            if task.atomic {
+                return Err(Reason::NoSpace);
+            }
+            // A fully free chunk fits every legal request, so that there is none now.
+            let id = self.create_chunk().ok_or(Reason::NoChunk)?;
+            self.relocate(id, None);
+        }
+    }
+
+    /// Walks the lists, from the beginning again after a chunk has got more room for records.
+    fn search(&mut self, task: &Task) -> Result<Option<(ChunkId, Area)>, Reason> {
+        'restart: loop {
+            let mut from = self.size_to_slot(Bytes(u64::from(task.size)));
+            while let Some(slot) = self.slots.occupied_from(from) {
+                let mut next = self.slots.head(slot);
+                while let Some(id) = next {
+                    // A chunk that fails can move to a lower list; the walk goes on with the chunk
+                    // that followed it before.
+                    next = self.slots.next(id);
+                    if !self.existing(id).space.may_fit(&self.geometry, task.size) {
+                        continue;
+                    }
+                    if let Some(capacity) = self.room_needed(id, task.atomic) {
+                        if task.atomic {
+                            continue;
+                        }
+                        if !self.grow(id, capacity) {
+                            return Err(Reason::MapExtend);
+                        }
+                        continue 'restart;
+                    }
+                    if let Some(area) = self.take_area(id, task) {
+                        return Ok(Some((id, area)));
+                    }
+                }
+                from = slot + 1;
+            }
+            return Ok(None);
+        }
+    }
+
+    fn take_area(&mut self, id: ChunkId, task: &Task) -> Option<Area> {
+        self.change(id, |entry, g| entry.space.alloc(g, &entry.pages, task.size, task.align, task.atomic))
+    }
+
+    /// The capacity that a chunk's records need before another area; may queue the chunk for
+    /// the worker.
+    fn room_needed(&mut self, id: ChunkId, atomic: bool) -> Option<u32> {
+        let room = self.existing(id).space.room(atomic);
+        if room.queue {
+            self.existing_mut(id).space.set_queued(true);
+            self.growth.push_back(id);
+            self.schedule_balance();
+        }
+        room.grow_to
+    }
+
+    /// Makes room for a chunk's records; false before late boot, when there is no memory for them.
+    pub(super) fn grow(&mut self, id: ChunkId, capacity: u32) -> bool {
+        if !self.async_enabled {
+            if !std::mem::replace(&mut self.warned_early, true) {
+                self.log(4, || "WARNING (once)".into());
+            }
+            return false;
+        }
+        self.existing_mut(id).space.grow(capacity);
+        true
+    }
+
+    #[cold]
+    fn fail(&mut self, task: &Task, reason: Reason) -> Outcome {
+        if task.atomic {
+            self.atomic_failed = true;
+            self.schedule_balance();
+        } else if self.warn_limit > 0 {
+            let Task { size, align, .. } = *task;
+            self.log(4, || format!("percpu: allocation failed, size={size} align={align} atomic=0, {}", reason.text()));
+            self.warn_limit -= 1;
+            if self.warn_limit == 0 {
+                self.log(6, || "percpu: limit reached, disable warning".into());
+            }
+        }
+        Outcome::Failed(reason)
+    }
+}
