@@ -21,6 +21,7 @@
 pub mod areamap;
 pub mod early;
 pub mod linux;
+pub mod rfc_v1;
 
 use std::borrow::Cow;
 use std::fmt;
