@@ -19,6 +19,7 @@
 //! Specification 20, 22.
 
 pub mod areamap;
+pub mod cpu_alloc;
 pub mod early;
 pub mod linux;
 pub mod rfc_v1;
