@@ -300,6 +300,10 @@ impl Engine for CpuAlloc {
         vec![AREA]
     }
 
+    fn chunk_base(&self, _id: ChunkId) -> u64 {
+        self.base_addr
+    }
+
     fn chunks_created(&self) -> u32 {
         1
     }

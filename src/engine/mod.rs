@@ -14,6 +14,8 @@
 //! linux       4.14 to today   bitmap, as merged          three generations by flags
 //! ```
 //!
+//! `docs/adding-an-engine.md` says how to add one.
+//!
 //! # Source
 //!
 //! Specification 20, 22.
@@ -118,6 +120,16 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn as_linux_mut(&mut self) -> Option<&mut linux::Linux> {
         None
     }
+}
+
+/// The engine of a generation.
+pub fn new(generation: Generation, setup: &Setup) -> Result<Box<dyn Engine>, ConfigError> {
+    Ok(match generation {
+        Generation::CpuAlloc2008 => Box::new(cpu_alloc::CpuAlloc::new(setup)?),
+        Generation::AreaMap => Box::new(areamap::AreaMapEngine::new(setup)?),
+        Generation::RfcV1 => Box::new(rfc_v1::RfcV1::new(setup)?),
+        Generation::Linux414 | Generation::Linux52 | Generation::Linux514 => Box::new(linux::Linux::new(setup)),
+    })
 }
 
 impl Clone for Box<dyn Engine> {

@@ -4,9 +4,12 @@ use serde_json::{json, Map, Value};
 
 use crate::block::Block;
 use crate::chunk::Role;
-use crate::engine::{ChunkView, Engine};
+use crate::engine::{ChunkView, Engine, Older};
 use crate::request::ChunkId;
 use crate::variant::Generation;
+
+/// Bytes of a bit in the golden files.
+const GRANULE: u64 = 4;
 
 /// A bit string as in the golden files: two hexadecimal digits a byte, trailing zero bytes left
 /// out.
@@ -56,8 +59,42 @@ fn chunk(engine: &dyn Engine, generation: Generation, id: ChunkId, slot: i64, po
     put("immutable", json!(u8::from(view.role != Role::Dynamic)));
     put("nr_populated", json!(view.nr_populated.0));
     put("populated", json!(hex(&view.populated)));
-    linux(generation, &view, &mut out);
+    match view.older {
+        Some(older) => early(&view, older, &mut out),
+        None => linux(generation, &view, &mut out),
+    }
     Value::Object(out)
+}
+
+/// What the generations before 4.14 keep, under its names.
+fn early(view: &ChunkView<'_>, older: Older, out: &mut Map<String, Value>) {
+    let mut put = |key: &str, value: Value| out.insert(key.into(), value);
+    match older {
+        Older::AreaMap { contig_hint, first_free, map_alloc, has_reserved } => {
+            let map = view.area_map.unwrap_or_default();
+            put("free_size", json!(view.free_bytes.0));
+            put("contig_hint", json!(contig_hint.0));
+            put("first_free", json!(first_free));
+            put("has_reserved", json!(u8::from(has_reserved)));
+            put("map_used", json!(map.len().saturating_sub(1)));
+            put("map_alloc", json!(map_alloc));
+            put("map", json!(map));
+        }
+        Older::RfcV1 { contig_hint, contig_hint_start, first_free_block, has_reserved } => {
+            put("free_bits", json!(view.free_bytes.0 / GRANULE));
+            put("contig_hint", json!(contig_hint.0));
+            put("contig_hint_start", json!(contig_hint_start.0));
+            put("first_free_block", json!(first_free_block));
+            put("has_reserved", json!(u8::from(has_reserved)));
+            put("nr_pages", json!(view.nr_pages.0));
+            put("nr_empty_pop_pages", json!(view.nr_empty_pop_pages));
+            put("alloc_map", json!(hex(&view.alloc_map)));
+            put("bound_map", json!(view.bound_map.as_deref().map(hex)));
+            put("md", view.blocks.as_deref().unwrap_or_default().iter().map(old_block).collect());
+        }
+        // Its states have a form of their own: `state_2008`.
+        Older::CpuAlloc { .. } => {}
+    }
 }
 
 fn linux(generation: Generation, view: &ChunkView<'_>, out: &mut Map<String, Value>) {
@@ -123,4 +160,18 @@ pub fn state_as(engine: &dyn Engine, generation: Generation) -> Value {
         out.insert("nr_populated".into(), json!(populated));
     }
     out
+}
+
+/// The state object of the golden files of `cpu_alloc-2008`; null for any other engine.
+pub fn state_2008(engine: &dyn Engine) -> Value {
+    let view = engine.chunk(ChunkId(0));
+    match view.as_ref().map(|view| (view, view.older)) {
+        Some((view, Some(Older::CpuAlloc { nr_units, first_free, cpu_bytes }))) => json!({
+            "nr_units": nr_units,
+            "first_free": first_free,
+            "cpu_bytes": cpu_bytes,
+            "map": hex(&view.alloc_map),
+        }),
+        _ => Value::Null,
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! # Design
 //!
-//! One runner for all generations with chunks. A line is an operation and what the kernel's
+//! One runner for all generations with chunks, and `golden_2008` for the one without. A line is an operation and what the kernel's
 //! own code answered: place or failure text, the pending flag, backend events and log lines.
 //! State lines hold the complete state. After a difference the file goes on, so that one run
 //! shows how far it reaches; the first differences are reported in full.
@@ -18,12 +18,12 @@ use serde_json::{json, Value};
 
 use super::dump::{chunk_name, state_as};
 use super::golden_layout::{first_chunk_of_header, preset_of, run_case, run_init, run_question};
+use super::golden_2008;
 use super::json::{differences, read_lines};
 use super::naive::Naive;
 use crate::address::AddressMap;
 use crate::backend::{BackendEvent, Supply};
-use crate::engine::linux::Linux;
-use crate::engine::{Engine, Setup};
+use crate::engine::{self, Engine, Setup};
 use crate::layout::FirstChunk;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::stats_text::{PercpuStats, StatsSizes};
@@ -31,7 +31,7 @@ use crate::units::Bytes;
 use crate::variant::{Generation, Preset, Rules};
 
 /// Differences shown of one file.
-const SHOWN: usize = 8;
+pub(super) const SHOWN: usize = 8;
 
 /// What a run over golden files has found.
 #[derive(Clone, Debug, Default)]
@@ -96,34 +96,47 @@ pub fn run_file_with(path: &Path, options: &Options) -> Result<Report, String> {
     let preset = preset_of(directory);
     let mut report = Report { files: 1, ..Report::default() };
     let name = format!("{directory}/{}", header["name"].as_str().unwrap_or_default());
-    let note = |report: &mut Report, line: usize, found: Vec<String>| {
-        if !found.is_empty() {
-            report.differences += 1;
-            if report.shown.len() < SHOWN {
-                report.shown.push(format!("{name} line {line}: {}", found.join("; ")));
-            }
-        }
-    };
     match (header["kind"].as_str(), preset) {
-        (Some("trace"), Ok(preset)) if preset.generation.rules().is_some() => {
+        (Some("trace"), Ok(preset)) => {
             let mut runner = Runner::new(preset, header, options)?;
-            for (index, line) in lines.iter().enumerate() {
-                let found = runner.line(line, &mut report);
-                note(&mut report, index + 2, found);
-                if options.stop_at_difference && report.differences > 0 {
-                    break;
-                }
-            }
+            run_lines(&name, lines, &mut report, options, |line, report| runner.line(line, report));
+        }
+        (Some("trace-2008"), Ok(preset)) => {
+            let init = lines.first().ok_or_else(|| format!("{name}: no set-up line"))?;
+            let mut runner = golden_2008::Runner::new(preset.generation, header, init, options.verify)?;
+            run_lines(&name, lines, &mut report, options, |line, report| runner.line(line, report));
         }
         (Some(kind @ ("layout-build" | "layout-setup")), Ok(_)) => {
-            for (index, line) in lines.iter().enumerate() {
+            run_lines(&name, lines, &mut report, options, |line, report| {
                 report.operations += 1;
-                note(&mut report, index + 2, run_case(directory, kind, header, line));
-            }
+                run_case(directory, kind, header, line)
+            });
         }
         _ => report.without_engine = 1,
     }
     Ok(report)
+}
+
+/// Runs every line and notes what differs.
+fn run_lines(
+    name: &str,
+    lines: &[Value],
+    report: &mut Report,
+    options: &Options,
+    mut run: impl FnMut(&Value, &mut Report) -> Vec<String>,
+) {
+    for (index, line) in lines.iter().enumerate() {
+        let found = run(line, report);
+        if !found.is_empty() {
+            report.differences += 1;
+            if report.shown.len() < SHOWN {
+                report.shown.push(format!("{name} line {}: {}", index + 2, found.join("; ")));
+            }
+            if options.stop_at_difference {
+                break;
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -151,7 +164,7 @@ impl Runner {
         let mut engine: Box<dyn Engine> = if options.naive {
             Box::new(Naive::new(&setup).ok_or("the slow implementation knows no other rules")?)
         } else {
-            Box::new(Linux::new(&setup))
+            engine::new(preset.generation, &setup).map_err(|error| error.to_string())?
         };
         engine.backend_mut().journal.enabled = true;
         Ok(Self {
@@ -438,7 +451,7 @@ impl GeneratedRun {
 fn setup_of(preset: &Preset, header: &Value) -> Result<(Setup, FirstChunk), String> {
     let result = first_chunk_of_header(header).map_err(|error| error.to_string())?;
     let first_chunk = result.first_chunk.ok_or("the set-up fails")?;
-    let rules = preset.generation.rules().ok_or("no rules")?;
+    let rules = preset.generation.rules().unwrap_or(Rules::LINUX_5_14);
     let mut setup = Setup::of_first_chunk(preset, rules, &first_chunk).map_err(|error| error.to_string())?;
     setup.async_enabled = header["config"]["early"] != 1;
     Ok((setup, first_chunk))

@@ -5,6 +5,7 @@ pub mod boots;
 pub mod differential;
 pub mod dump;
 pub mod golden;
+mod golden_2008;
 pub mod golden_layout;
 pub mod json;
 pub mod naive;

@@ -215,3 +215,22 @@ impl Shadow {
         Ok(())
     }
 }
+
+mod tests {
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Every generation owes the same; chunk 0 of a machine without a boot area is an ordinary one.
+        #[test]
+        fn every_engine_serves_legally(ops in ops(512, 64, 80), boot in any::<bool>()) {
+            for generation in Generation::ALL {
+                let setup = small_setup(generation, 512, 64, 64, if boot { 192 } else { 0 });
+                let engine = crate::engine::new(generation, &setup).unwrap();
+                prop_assert_eq!(engine.generation(), generation);
+                prop_assert_eq!(check(engine, &ops), Ok(()), "{}", generation);
+            }
+        }
+    }
+}

@@ -569,6 +569,10 @@ impl<S: Space> Engine for Early<S> {
         self.numbered().map(|(id, _)| id).chain(self.reserved.is_some().then_some(ChunkId::RESERVED)).collect()
     }
 
+    fn chunk_base(&self, id: ChunkId) -> u64 {
+        self.entry(id).expect("the chunk exists").base_addr
+    }
+
     fn chunks_created(&self) -> u32 {
         self.chunks.len() as u32
     }

@@ -397,6 +397,7 @@ impl Engine for Naive {
             blocks: Some(Cow::Owned(chunk.blocks.iter().map(shown).collect())),
             hints: Some(shown(&chunk.md)),
             area_map: None,
+            older: None,
         })
     }
 
