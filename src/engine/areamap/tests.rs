@@ -140,6 +140,23 @@ fn room_grows_by_doubling_and_atomic_requests_queue() {
     assert_eq!(map.room(false), Room::default());
 }
 
+/// The margins of specification 11 section 7, at their edges.
+#[test]
+fn room_is_asked_for_below_the_margins() {
+    for (used, atomic, queue, grow_to) in [
+        (64, false, false, None),
+        (65, false, false, Some(256)),
+        (96, true, false, None),
+        (97, true, true, None),
+        (125, true, true, None),
+        (126, true, true, Some(256)),
+    ] {
+        let areas: Vec<u32> = (0..=used).map(|i| (i * 4) | IN_USE).collect();
+        let map = AreaMap::with_areas(&areas, 128, 0, false);
+        assert_eq!(map.room(atomic), Room { queue, grow_to }, "{used} areas, atomic {atomic}");
+    }
+}
+
 fn request(size: u64, sleep: Sleep) -> Request {
     Request { sleep, ..Request::new(Bytes(size), Bytes(1)) }
 }
