@@ -40,7 +40,10 @@
 //!
 //! # Source
 //!
-//! Specification 13, and 10 where 13 refers to it.
+//! Specification 13, and 10 where 13 refers to it. In the recordings the defective test never
+//! finds an unpopulated page: two traces were cut before the request in which it first does (the
+//! original would write outside its maps), and the test here agrees with both cuts. Where the
+//! search goes on after that is by the specification alone.
 //!
 //! [`BackendEvent::Unpopulated`]: crate::backend::BackendEvent::Unpopulated
 
