@@ -24,18 +24,19 @@ mod snapshot;
 use std::collections::HashSet;
 
 use crate::address::AddressMap;
-use crate::engine::linux::Linux;
-use crate::engine::{Engine, Setup};
+use crate::engine::{self, Engine, Setup};
 use crate::error::{ConfigError, RequestError};
 use crate::geometry::Geometry;
 use crate::layout::FirstChunk;
 use crate::request::{ChunkId, Outcome, Reason, Request};
 use crate::stats_text::{PercpuStats, StatsSizes};
 use crate::units::Bytes;
-use crate::variant::Preset;
+use crate::variant::{Generation, Preset, Rules};
 
 /// The null per-CPU pointer.
 pub const NULL: u64 = 0;
+/// What `cpu_alloc-2008` answers to a request of size 0: a pointer that leads nowhere and may be freed.
+pub const ZERO_SIZE_PTR: u64 = 16;
 /// Operations of a batch between two questions whether to go on.
 const ASK_EVERY: usize = 4096;
 /// Batches from this length on keep a copy, so that an interrupted one can be undone.
@@ -102,9 +103,9 @@ pub struct Allocator {
 impl Allocator {
     /// An allocator on a first chunk.
     pub fn with_layout(preset: &'static Preset, chunk: &FirstChunk, balance: Balance) -> Result<Self, ConfigError> {
-        let setup = Setup::of_first_chunk(preset, rules_of(preset)?, chunk)?;
+        let setup = Setup::of_first_chunk(preset, rules_of(preset), chunk)?;
         Ok(Self {
-            engine: Box::new(Linux::new(&setup)),
+            engine: engine::new(preset.generation, &setup)?,
             address: AddressMap::from_first_chunk(chunk, 0),
             preset,
             sizes: StatsSizes {
@@ -123,12 +124,12 @@ impl Allocator {
 
     /// An allocator without a first chunk: every chunk is made on demand.
     pub fn bare(preset: &'static Preset, geometry: Geometry, balance: Balance) -> Result<Self, ConfigError> {
-        let setup = Setup::bare(preset, rules_of(preset)?, geometry);
+        let setup = Setup::bare(preset, rules_of(preset), geometry);
         let unit_size = geometry.unit_size().0;
         let page_size = geometry.page_size().0;
         let size = unit_size * u64::from(geometry.nr_units());
         Ok(Self {
-            engine: Box::new(Linux::new(&setup)),
+            engine: engine::new(preset.generation, &setup)?,
             address: AddressMap::without_layout(geometry.nr_units(), unit_size, page_size)?,
             preset,
             sizes: StatsSizes {
@@ -165,8 +166,8 @@ impl Allocator {
         self.preset
     }
 
-    /// The statistics.
-    pub fn stats(&self) -> PercpuStats {
+    /// The content of the statistics file; `None` for the proposal of 2008, which had none.
+    pub fn stats(&self) -> Option<PercpuStats> {
         PercpuStats::of_engine(self.engine(), self.sizes)
     }
 
@@ -241,7 +242,7 @@ impl Allocator {
                 self.engine.check_free(chunk, off, size(index)).map_err(|error| with_pointer(error, *ptr))
             });
             checked.map_err(|error| BatchError::Element(index, error))?;
-            if !seen.insert(*ptr) {
+            if !seen.insert(*ptr) && !self.is_zero_size(*ptr) {
                 let reason = "is freed twice in this batch".to_owned();
                 return Err(BatchError::Element(index, RequestError::InvalidFree { ptr: *ptr, reason }));
             }
@@ -269,7 +270,11 @@ impl Allocator {
         let area = self.area(chunk, off).filter(|area| area.off == off);
         area.ok_or_else(|| RequestError::InvalidAddress {
             address: ptr,
-            reason: format!("no live area starts at byte {} of chunk {chunk}", off.0),
+            reason: if self.preset.generation == Generation::CpuAlloc2008 {
+                "cpu_alloc-2008 stores no sizes, so that it cannot tell areas apart".into()
+            } else {
+                format!("no live area starts at byte {} of chunk {chunk}", off.0)
+            },
         })
     }
 
@@ -301,11 +306,22 @@ impl Allocator {
     /// The pointer to byte `off` of a chunk.
     #[inline]
     pub fn pointer(&self, chunk: ChunkId, off: Bytes) -> u64 {
+        if chunk == ChunkId::ZERO_SIZE {
+            return ZERO_SIZE_PTR;
+        }
         self.address.addr_to_ptr(self.engine.chunk_base(chunk).wrapping_add(off.0))
+    }
+
+    /// True for the pointer that `cpu_alloc-2008` gives for requests of size 0.
+    fn is_zero_size(&self, ptr: u64) -> bool {
+        ptr == ZERO_SIZE_PTR && self.preset.generation == Generation::CpuAlloc2008
     }
 
     #[inline]
     fn place_of(&self, ptr: u64) -> Result<(ChunkId, Bytes), RequestError> {
+        if self.is_zero_size(ptr) {
+            return Ok((ChunkId::ZERO_SIZE, Bytes(ptr)));
+        }
         let addr = self.address.ptr_to_addr(ptr);
         let chunk = self
             .engine
@@ -336,8 +352,9 @@ impl Allocator {
     }
 }
 
-fn rules_of(preset: &Preset) -> Result<crate::variant::Rules, ConfigError> {
-    preset.generation.rules().ok_or_else(|| ConfigError::new("engine", preset.generation, "has no rules"))
+/// The flags of a preset; the engines before 4.14 do not look at them.
+fn rules_of(preset: &Preset) -> Rules {
+    preset.generation.rules().unwrap_or(Rules::LINUX_5_14)
 }
 
 /// An engine names offsets; users know pointers.
@@ -415,6 +432,34 @@ mod tests {
         };
         assert_eq!(a.alloc_many(many, &mut stop), Err(BatchError::Interrupted));
         assert_eq!(format!("{:?}", a.engine()), before);
+    }
+
+    #[test]
+    fn every_engine_serves_and_takes_back() {
+        for generation in Generation::ALL {
+            let preset = Preset::of_generation(generation);
+            let g = Geometry::new(Bytes(4096), Bytes(4), Bytes(4096), Bytes(65536), 2).unwrap();
+            let mut a = Allocator::bare(preset, g, Balance::Eager).unwrap();
+            let size_list: Vec<u64> = (1..300).map(|n| n * 13 % 90 + 1).collect();
+            let placed = a.alloc_many(size_list.iter().map(|size| request(*size)), &mut || true).unwrap();
+            let ptrs: Vec<u64> = placed.iter().map(|placement| placement.ptr).collect();
+            assert!(!ptrs.contains(&NULL), "{generation}");
+            for (ptr, size) in ptrs.iter().zip(&size_list) {
+                // The proposal of 2008 stores no sizes, so that it cannot tell areas apart.
+                let known = generation != Generation::CpuAlloc2008;
+                assert_eq!(a.locate(*ptr).is_ok_and(|area| area.size.0 >= *size), known, "{generation}");
+            }
+            a.engine().verify().unwrap();
+            a.free_many(&ptrs, Some(&size_list), &mut || true).unwrap();
+            a.engine().verify().unwrap();
+            assert_eq!(a.stats().is_none(), generation == Generation::CpuAlloc2008);
+        }
+        let old = Preset::of_generation(Generation::CpuAlloc2008);
+        let g = Geometry::new(Bytes(4096), Bytes(4), Bytes(4096), Bytes(65536), 2).unwrap();
+        let mut a = Allocator::bare(old, g, Balance::Eager).unwrap();
+        let zero = a.alloc(&request(0)).ptr;
+        assert_eq!(zero, ZERO_SIZE_PTR);
+        a.free_many(&[zero, zero], Some(&[0]), &mut || true).unwrap();
     }
 
     #[test]

@@ -298,7 +298,7 @@ mod tests {
             let bytes = a.snapshot().unwrap();
             let b = Allocator::from_snapshot(bytes.as_bytes()).unwrap();
             assert_eq!(b.snapshot().unwrap(), bytes);
-            assert_eq!(b.stats().to_text(), a.stats().to_text());
+            assert_eq!(b.stats(), a.stats());
             let (a, b) = (used(a), used(b));
             assert_eq!(a.snapshot().unwrap(), b.snapshot().unwrap());
         }

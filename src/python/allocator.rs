@@ -411,10 +411,14 @@ impl Allocator {
         Ok(d)
     }
 
-    fn stats_text(&self, py: Python<'_>) -> String {
+    fn stats_text(&self, py: Python<'_>) -> PyResult<String> {
         let core = self.lock(py);
         let core: &Core = &core;
-        py.detach(|| core.stats().to_text())
+        let stats = py.detach(|| core.stats().map(|stats| stats.to_text()));
+        stats.ok_or_else(|| {
+            let generation = core.preset().generation;
+            errors::invalid_request(py, &ConfigError::new("engine", generation, "has no statistics file"))
+        })
     }
 
     fn verify(&self, py: Python<'_>) -> PyResult<()> {

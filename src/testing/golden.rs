@@ -17,8 +17,8 @@ use std::path::Path;
 use serde_json::{json, Value};
 
 use super::dump::{chunk_name, state_as};
-use super::golden_layout::{first_chunk_of_header, preset_of, run_case, run_init, run_question};
 use super::golden_2008;
+use super::golden_layout::{first_chunk_of_header, preset_of, run_case, run_init, run_question};
 use super::json::{differences, read_lines};
 use super::naive::Naive;
 use crate::address::AddressMap;
@@ -225,7 +225,8 @@ impl Runner {
                     atom_size: info.atom_size,
                     alloc_size: info.alloc_size,
                 };
-                let text = PercpuStats::of_engine(&*self.engine, sizes).to_text();
+                let text =
+                    PercpuStats::of_engine(&*self.engine, sizes).map(|stats| stats.to_text()).unwrap_or_default();
                 differences("statistics", &line[1], &text.lines().collect(), SHOWN, &mut out);
             }
             "q" => self.question(line, &mut out),
