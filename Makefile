@@ -135,9 +135,7 @@ golden:
 	$(EXAMPLE) golden -- $(GOLDEN)
 
 recordings:
-	@mkdir -p build
-	$(EXAMPLE) recordings -- $(RECORDINGS) | tee build/recordings.txt
-	$(if $(FIDELITY),$(call fill,$(FIDELITY),recordings,build/recordings.txt))
+	$(EXAMPLE) recordings -- $(RECORDINGS) $(if $(FIDELITY),--table $(FIDELITY))
 
 boots:
 	@test -n '$(LAYOUTS)' -a -n '$(CORPUS)' || { echo 'make boots LAYOUTS=FILE CORPUS=FILE' >&2; exit 2; }

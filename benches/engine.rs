@@ -15,7 +15,7 @@ use percpu::variant::Preset;
 /// In which order objects are freed.
 #[derive(Clone, Copy, Debug)]
 enum Order {
-    InOrder,
+    Ascending,
     Alternate,
     Reverse,
     Random,
@@ -23,7 +23,7 @@ enum Order {
 
 fn order(order: Order, n: usize) -> Vec<usize> {
     match order {
-        Order::InOrder => (0..n).collect(),
+        Order::Ascending => (0..n).collect(),
         Order::Alternate => (0..n).step_by(2).chain((1..n).step_by(2)).collect(),
         Order::Reverse => (0..n).rev().collect(),
         Order::Random => {
@@ -74,16 +74,16 @@ fn run(release: &str, size: u64, align: u64, frees: Order, n: usize) -> (f64, f6
 fn main() {
     let n = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
     let cases = [
-        (4, 4, Order::InOrder),
-        (16, 16, Order::InOrder),
-        (64, 64, Order::InOrder),
+        (4, 4, Order::Ascending),
+        (16, 16, Order::Ascending),
+        (64, 64, Order::Ascending),
         (64, 64, Order::Alternate),
         (64, 64, Order::Reverse),
         (64, 64, Order::Random),
         (256, 256, Order::Alternate),
-        (1024, 1024, Order::InOrder),
+        (1024, 1024, Order::Ascending),
         (1024, 1024, Order::Alternate),
-        (4, 8, Order::InOrder),
+        (4, 8, Order::Ascending),
     ];
     println!("{n} objects; ns per allocation / free");
     for (size, align, frees) in cases {

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use percpu::testing::recordings::{find_runs, run, summary, table};
 use rayon::prelude::*;
 
-const BEGIN: &str = "<!-- recordings:begin -->";
-const END: &str = "<!-- recordings:end -->";
+const BEGIN: &str = "<!-- recordings -->";
+const END: &str = "<!-- /recordings -->";
 
 fn main() -> ExitCode {
     match replay_all() {

@@ -57,7 +57,7 @@ fn a_wrong_place_is_one_divergence_and_is_explained() {
         }),
         _ => false,
     };
-    let last = trace.records().filter(|r| stays(&r.event, r.index)).last().unwrap().index;
+    let last = trace.records().rfind(|r| stays(&r.event, r.index)).unwrap().index;
     let Event::Alloc(alloc) = trace.event(last) else { unreachable!() };
     let chunk = honest.engine.chunk_at_base(alloc.base.unwrap().addr).unwrap();
     let chunk = honest.engine.chunk(chunk).unwrap();
