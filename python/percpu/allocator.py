@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,9 +125,14 @@ class Chunk:
         return self._fresh(self._core.chunk_alloc_words(self._number))
 
     @property
-    def bound_map(self) -> np.ndarray:
-        """(n + 1,) bool: whether an area begins or ends at each granule; stale in free space."""
+    def bound_map(self) -> np.ndarray | None:
+        """(n + 1,) bool: whether an area begins or ends at each granule; stale in free space. None in 2008."""
         return self._fresh(self._core.chunk_bound_map(self._number))
+
+    @property
+    def area_map(self) -> np.ndarray | None:
+        """(m + 1,) uint32: start of each area in bytes, bit 0 set if in use, and the end. None but in area maps."""
+        return self._fresh(self._core.chunk_area_map(self._number))
 
     @property
     def populated(self) -> np.ndarray:
@@ -135,14 +140,20 @@ class Chunk:
         return self._fresh(self._core.chunk_populated(self._number))
 
     @property
-    def blocks(self) -> np.ndarray:
-        """(nr_blocks,) structured array of int32: the hints of each block, kernel field names, in bits."""
-        return self._records(*self._core.chunk_blocks(self._number))
+    def blocks(self) -> np.ndarray | None:
+        """(nr_blocks,) structured array of int32: the hints of each block, kernel field names, in bits.
+
+        None in engines without blocks.
+        """
+        return self._records(self._core.chunk_blocks(self._number))
 
     @property
-    def hints(self) -> np.ndarray:
-        """(1,) structured array: the chunk's own hints, in bits (area map: bytes)."""
-        return self._records(*self._core.chunk_hints(self._number))
+    def hints(self) -> np.ndarray | None:
+        """(1,) structured array of int32: the chunk's own hints, kernel field names, in bits.
+
+        None in engines before 4.14.
+        """
+        return self._records(self._core.chunk_hints(self._number))
 
     @property
     def block_bits(self) -> int:
@@ -227,12 +238,16 @@ class Chunk:
         return plot_chunk(self, ax)
 
     @staticmethod
-    def _fresh(array: np.ndarray) -> np.ndarray:
-        array.flags.writeable = False
+    def _fresh(array: np.ndarray | None) -> Any:
+        if array is not None:
+            array.flags.writeable = False
         return array
 
     @classmethod
-    def _records(cls, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    def _records(cls, records: tuple[list[str], np.ndarray] | None) -> np.ndarray | None:
+        if records is None:
+            return None
+        names, rows = records
         dtype = np.dtype([(name, rows.dtype) for name in names])
         return cls._fresh(np.ascontiguousarray(rows).view(dtype).reshape(-1))
 

@@ -103,11 +103,6 @@ fn nr_bits(core: &Core, view: &ChunkView<'_>) -> usize {
     core.engine().geometry().pages_to_bits(view.nr_pages).0 as usize
 }
 
-fn not_kept(py: Python<'_>, core: &Core, what: &str) -> PyErr {
-    let text = format!("engine {} keeps no {what}", core.engine().generation());
-    errors::invalid_request(py, &ConfigError::new("kernel", core.preset().release, text))
-}
-
 #[pymethods]
 impl Allocator {
     #[staticmethod]
@@ -366,28 +361,31 @@ impl Allocator {
         self.view(py, chunk, |_, view| Ok(view.alloc_map.into_owned().into_pyarray(py)))
     }
 
-    fn chunk_bound_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<bool>>> {
+    fn chunk_bound_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Bound<'py, PyArray1<bool>>>> {
         self.view(py, chunk, |core, view| {
-            let map = view.bound_map.as_deref().ok_or_else(|| not_kept(py, core, "bound_map"))?;
-            Ok(convert::bits(py, map, nr_bits(core, &view) + 1))
+            Ok(view.bound_map.as_deref().map(|map| convert::bits(py, map, nr_bits(core, &view) + 1)))
         })
+    }
+
+    fn chunk_area_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Bound<'py, PyArray1<u32>>>> {
+        self.view(py, chunk, |_, view| Ok(view.area_map.map(|map| PyArray1::from_slice(py, map))))
     }
 
     fn chunk_populated<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<bool>>> {
         self.view(py, chunk, |_, view| Ok(convert::bits(py, &view.populated, view.nr_pages.0 as usize)))
     }
 
-    fn chunk_blocks<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Records<'py>> {
+    fn chunk_blocks<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Records<'py>>> {
         self.view(py, chunk, |core, view| {
-            let blocks = view.blocks.as_deref().ok_or_else(|| not_kept(py, core, "blocks"))?;
-            convert::blocks(py, core.engine().generation(), blocks)
+            let generation = core.engine().generation();
+            view.blocks.as_deref().map(|blocks| convert::blocks(py, generation, blocks)).transpose()
         })
     }
 
-    fn chunk_hints<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Records<'py>> {
+    fn chunk_hints<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Records<'py>>> {
         self.view(py, chunk, |core, view| {
-            let hints = view.hints.as_ref().ok_or_else(|| not_kept(py, core, "chunk-wide hints"))?;
-            convert::hints(py, core.engine().generation(), hints)
+            let generation = core.engine().generation();
+            view.hints.as_ref().map(|hints| convert::hints(py, generation, hints)).transpose()
         })
     }
 

@@ -219,3 +219,27 @@ def test_assumed_kernel_warns_once():
     with pytest.warns(UserWarning, match=r"5\.15"):
         pc.Allocator(unit_size=32 << 10, nr_units=1, kernel="5.15")
     pc.Allocator(unit_size=32 << 10, nr_units=1, kernel="5.15")
+
+
+@pytest.mark.parametrize("kernel", ["2008", "4.13", "rfc-v1", "4.19", "5.4", "6.1", "6.12"])
+def test_every_engine(kernel):
+    a = pc.Allocator(unit_size=64 << 10, nr_units=2, kernel=kernel)
+    rng = np.random.default_rng(4)
+    sizes = rng.integers(1, 1200, 80)
+    batch = a.alloc_many(sizes, 8)
+    assert batch.ok.all()
+    ends: dict[int, int] = {}
+    for row in sorted(range(80), key=lambda i: (batch.chunk[i], batch.off_bytes[i])):
+        chunk, off = int(batch.chunk[row]), int(batch.off_bytes[row])
+        assert off % 8 == 0
+        assert off >= ends.get(chunk, 0)
+        ends[chunk] = off + int(sizes[row])
+    a.free_many(batch.ptr[::2], sizes[::2])
+    a.verify()
+    assert a.stats()["nr_cur_alloc"] == 40
+    chunk = a.chunks[0]
+    in_chunk = batch.chunk[1::2] == 0
+    assert chunk.alloc_map.sum() * chunk.min_alloc_size >= sizes[1::2][in_chunk].sum()
+    assert (chunk.blocks is None) == (kernel in ("2008", "4.13"))
+    assert (chunk.area_map is not None) == (kernel == "4.13")
+    assert a.copy().stats() == a.stats()

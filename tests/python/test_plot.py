@@ -51,11 +51,11 @@ def test_ranges_are_cut_at_rows():
     assert _pieces(100, 100, 100) == [(1, 0, 100)]
 
 
-@pytest.mark.parametrize("kernel", ["linux-4.14", "linux-5.14"])
+@pytest.mark.parametrize("kernel", ["2008", "4.13", "rfc-v1", "linux-4.14", "linux-5.14"])
 def test_a_real_chunk(kernel):
     a = pc.Allocator(unit_size=128 << 10, nr_units=2, kernel=kernel)
     batch = a.alloc_many(np.arange(4, 1200, 4) % 700 + 4)
-    a.free_many(batch.ptr[::3])
+    a.free_many(batch.ptr[::3], (np.arange(4, 1200, 4) % 700 + 4)[::3])
     ax = a.chunks[0].plot()
     assert "chunk 0" in ax.get_title(loc="left")
 

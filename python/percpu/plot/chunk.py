@@ -28,7 +28,9 @@ def _scalar(hints: Any, name: str) -> int | None:
 def _classify(chunk: Any) -> np.ndarray:
     """One code a bit: free, hidden, or an area in one of two alternating colours."""
     alloc = np.asarray(chunk.alloc_map, dtype=bool)
-    bound = np.asarray(chunk.bound_map, dtype=bool)[: len(alloc)]
+    bound = np.zeros_like(alloc)  # an engine without boundaries shows neighbours as one
+    if chunk.bound_map is not None:
+        bound = np.asarray(chunk.bound_map, dtype=bool)[: len(alloc)]
     previous = np.concatenate(([False], alloc[:-1]))
     starts = alloc & (bound | ~previous)
     codes = np.where(alloc, _AREA_A + (np.cumsum(starts) & 1), _FREE).astype(np.uint8)
