@@ -5,6 +5,8 @@
 //! sizes -----+--> groups (AllocInfo) --> embed | page | explicit | UP --> first_chunk (tables, regions)
 //! rules -----+        30                     31.6   31.7                       31.1 to 31.5
 //!                                              ^ memory: where blocks lie
+//! later chunks: group offsets and sizes --> vm_areas (addresses)
+//!                                                      32
 //! ```
 //!
 //! [`FirstChunkRequest`] is the entry: fill it in, call [`FirstChunkRequest::build`], and get a [`FirstChunk`],
@@ -17,9 +19,11 @@ pub mod memory;
 pub mod page;
 pub mod request;
 pub mod topology;
+pub mod vm_areas;
 
 pub use first_chunk::{FirstChunk, Region};
 pub use groups::{AllocInfo, Group, LayoutInput};
 pub use memory::{BootMemory, Contiguous, GivenAddresses, PagesOnly, Recorded, TopDown};
 pub use request::{Backend, FirstChunkRequest, Kind};
 pub use topology::{Distance, Topology, MAX_CPUS};
+pub use vm_areas::{AreaSet, VmallocSpace};
