@@ -32,7 +32,8 @@
 //! # Cost
 //!
 //! A change is logarithmic in the number of busy ranges. A search makes at most (areas) x (ranges + 1) tests, each
-//! logarithmic; on a space that only chunks use it is one or two.
+//! logarithmic; on a space that only chunks use it is one or two. Memory is linear in live areas and obstacles;
+//! with [`Search::BusyAreas`] in lazy areas too.
 //!
 //! # Source
 //!
@@ -448,8 +449,30 @@ impl VmallocSpace {
         }
         self.lazy_bytes = self.lazy_bytes.saturating_add(range.end - range.start);
         self.lazy.insert(range.start);
+        if self.search != Search::BusyAreas {
+            self.join_lazy(range);
+        }
         if self.lazy_threshold.is_some_and(|pages| self.lazy_pages() > pages) {
             self.purge();
+        }
+    }
+
+    /// Joins a lazy range with lazy neighbours, so that a long life of chunks that come and go takes no memory. Only
+    /// the walk along busy areas could tell the difference.
+    fn join_lazy(&mut self, range: Range<u64>) {
+        let mut start = range.start;
+        if let Some((&before, end)) = self.busy.range_mut(..range.start).next_back() {
+            if *end == range.start && self.lazy.contains(&before) {
+                *end = range.end;
+                self.busy.remove(&range.start);
+                self.lazy.remove(&range.start);
+                start = before;
+            }
+        }
+        if self.lazy.remove(&range.end) {
+            if let Some(end) = self.busy.remove(&range.end) {
+                self.busy.insert(start, end);
+            }
         }
     }
 

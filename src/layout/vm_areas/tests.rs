@@ -98,6 +98,19 @@ fn lazy_ranges_are_in_the_way_until_a_purge() {
 }
 
 #[test]
+fn chunks_that_come_and_go_take_no_memory() {
+    let areas = AreaSet::new(&[0, 0x40_0000], &[0x20_0000, 0x20_0000], 0x20_0000, 4096).unwrap();
+    let mut space = VmallocSpace::x86_64(Search::FreeBlocks);
+    for _ in 0..10_000 {
+        let placed = space.alloc(&areas).unwrap();
+        space.release(&areas, placed.base).unwrap();
+    }
+    space.verify().unwrap();
+    assert_eq!(space.lazy_pages(), 10_000 * 1024);
+    assert!(space.busy().count() < 4, "{:x?}", space.busy().collect::<Vec<_>>());
+}
+
+#[test]
 fn faults_leave_nothing_behind() {
     let areas = set(&[0, 0x4000], &[0x1000, 0x1000]);
     for search in ALL {
