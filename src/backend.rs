@@ -8,7 +8,8 @@
 //! happened is recorded in a [`Journal`] on request.
 //!
 //! Address space goes upwards from 2^30 and is never reused; a replay gives the addresses of
-//! its recording instead.
+//! its recording instead. [`Backend::with_vmalloc`] takes it from a [`VmallocSpace`] as the
+//! kernel does: groups keep their distances, freed areas stay lazy, and the space can be full.
 //!
 //! # Units
 //!
@@ -17,8 +18,10 @@
 //!
 //! # Source
 //!
-//! Specification 20 section 5, 21 section 7; the fault rules of the golden data's description.
+//! Specification 20 section 5, 21 section 7, 32; the fault rules of the golden data's description.
 
+use crate::error::ConfigError;
+use crate::layout::{AreaSet, VmallocSpace};
 use crate::request::ChunkId;
 use crate::units::round_up;
 
@@ -88,6 +91,15 @@ impl Journal {
     }
 }
 
+/// Address space as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vmalloc {
+    /// What is taken.
+    pub space: VmallocSpace,
+    /// What a chunk asks for.
+    pub areas: AreaSet,
+}
+
 /// Pages, mappings and address space.
 #[derive(Clone, Debug)]
 pub struct Backend {
@@ -111,6 +123,8 @@ pub struct Backend {
     atom_size: u64,
     chunk_span: u64,
     page_size: u64,
+    /// Where chunks get their addresses; `None` = one after the other.
+    vmalloc: Option<Vmalloc>,
 }
 
 impl Backend {
@@ -130,7 +144,40 @@ impl Backend {
             atom_size,
             chunk_span,
             page_size,
+            vmalloc: None,
         }
+    }
+
+    /// The same backend with chunks in a vmalloc space: one area for each group, of `sizes` at
+    /// `offsets` from the chunk's base, aligned to `atom_size`. One group must be at offset 0,
+    /// so that every chunk has bytes at its base.
+    pub fn with_vmalloc(
+        mut self,
+        space: VmallocSpace,
+        offsets: &[u64],
+        sizes: &[u64],
+        atom_size: u64,
+    ) -> Result<Self, ConfigError> {
+        if self.contiguous {
+            return Err(ConfigError::new("backend", "contiguous pages", "takes no vmalloc space"));
+        }
+        let areas = AreaSet::new(offsets, sizes, atom_size, self.page_size)?;
+        if !offsets.contains(&0) {
+            return Err(ConfigError::new("offsets", format!("{offsets:?}"), "must have a group at 0"));
+        }
+        (self.chunk_span, self.atom_size) = (areas.span(), atom_size);
+        self.vmalloc = Some(Vmalloc { space, areas });
+        Ok(self)
+    }
+
+    /// Where chunks get their addresses, if from a vmalloc space.
+    pub fn vmalloc(&self) -> Option<&Vmalloc> {
+        self.vmalloc.as_ref()
+    }
+
+    /// The same, to add obstacles, to purge or to inject faults.
+    pub fn vmalloc_space_mut(&mut self) -> Option<&mut VmallocSpace> {
+        self.vmalloc.as_mut().map(|vmalloc| &mut vmalloc.space)
     }
 
     /// Where the search for address space goes on, and what a chunk takes of it, in bytes.
@@ -152,24 +199,40 @@ impl Backend {
 
     /// Address space for chunk `id`; `None` if there is none. `unit_pages` for contiguous memory.
     pub fn create(&mut self, id: ChunkId, unit_pages: u32) -> Option<u64> {
-        if self.chunk_supply.take(1) == 0 || self.next_addr > u64::MAX / 2 {
+        if self.chunk_supply.take(1) == 0 {
             return None;
         }
-        let base = self.reserve_span(self.atom_size, self.chunk_span);
-        self.note_created(id, unit_pages);
+        let base = match &mut self.vmalloc {
+            Some(Vmalloc { space, areas }) => space.alloc(areas).ok()?.base,
+            None if self.next_addr > u64::MAX / 2 => return None,
+            None => self.reserve_span(self.atom_size, self.chunk_span),
+        };
+        self.count_created(id, unit_pages);
         Some(base)
     }
 
-    /// Counts chunk `id`, whose address came from elsewhere.
-    pub fn note_created(&mut self, id: ChunkId, unit_pages: u32) {
+    /// Counts chunk `id`, whose address came from elsewhere. In a vmalloc space it takes its areas if they are
+    /// free; the recording is right in any case.
+    pub fn note_created(&mut self, id: ChunkId, base: u64, unit_pages: u32) {
+        if let Some(Vmalloc { space, areas }) = &mut self.vmalloc {
+            let _ = space.occupy_set(areas, base);
+        }
+        self.count_created(id, unit_pages);
+    }
+
+    fn count_created(&mut self, id: ChunkId, unit_pages: u32) {
         if self.contiguous {
             self.backing_pages += u64::from(unit_pages) * self.nr_cpus;
         }
         self.journal.event(BackendEvent::New(id));
     }
 
-    /// Gives back what chunk `id` was made of.
-    pub fn destroy(&mut self, id: ChunkId, unit_pages: u32) {
+    /// Gives back what chunk `id` at `base` was made of.
+    pub fn destroy(&mut self, id: ChunkId, base: u64, unit_pages: u32) {
+        if let Some(Vmalloc { space, areas }) = &mut self.vmalloc {
+            // Only a chunk at a recorded address may have no areas of its own.
+            let _ = space.release(areas, base);
+        }
         if self.contiguous {
             self.backing_pages -= u64::from(unit_pages) * self.nr_cpus;
         }

@@ -27,7 +27,7 @@ use crate::address::AddressMap;
 use crate::engine::{self, Engine, Setup};
 use crate::error::{ConfigError, RequestError};
 use crate::geometry::Geometry;
-use crate::layout::FirstChunk;
+use crate::layout::{FirstChunk, VmallocSpace};
 use crate::request::{ChunkId, Outcome, Reason, Request};
 use crate::stats_text::{PercpuStats, StatsSizes};
 use crate::units::Bytes;
@@ -101,11 +101,32 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    /// An allocator on a first chunk.
+    /// An allocator on a first chunk; later chunks get addresses from 2^30 upwards.
     pub fn with_layout(preset: &'static Preset, chunk: &FirstChunk, balance: Balance) -> Result<Self, ConfigError> {
         let setup = Setup::of_first_chunk(preset, rules_of(preset), chunk)?;
+        Self::of_setup(preset, chunk, &setup, balance)
+    }
+
+    /// An allocator on a first chunk; later chunks get the addresses that the kernel gives them in `space`, and
+    /// fail where it finds none ([`Setup::with_vmalloc`]).
+    pub fn with_vmalloc(
+        preset: &'static Preset,
+        chunk: &FirstChunk,
+        balance: Balance,
+        space: VmallocSpace,
+    ) -> Result<Self, ConfigError> {
+        let setup = Setup::of_first_chunk(preset, rules_of(preset), chunk)?.with_vmalloc(chunk, space)?;
+        Self::of_setup(preset, chunk, &setup, balance)
+    }
+
+    fn of_setup(
+        preset: &'static Preset,
+        chunk: &FirstChunk,
+        setup: &Setup,
+        balance: Balance,
+    ) -> Result<Self, ConfigError> {
         Ok(Self {
-            engine: engine::new(preset.generation, &setup)?,
+            engine: engine::new(preset.generation, setup)?,
             address: AddressMap::from_first_chunk(chunk, 0),
             preset,
             sizes: StatsSizes {

@@ -10,11 +10,12 @@ use serde_json::{json, Map, Value};
 
 use super::{Allocator, Balance};
 use crate::address::AddressMap;
-use crate::backend::Supply;
+use crate::backend::{Supply, Vmalloc};
 use crate::engine::linux::Linux;
 use crate::engine::Engine;
-use crate::error::StateError;
-use crate::layout::Backend;
+use crate::error::{ConfigError, StateError};
+use crate::layout::vm_areas::{Fault, Search};
+use crate::layout::{AreaSet, Backend, VmallocSpace};
 use crate::request::ChunkId;
 use crate::state::State;
 use crate::stats_text::StatsSizes;
@@ -103,6 +104,7 @@ impl Allocator {
             "contiguous": backend.contiguous,
             "atom_size": sizes.atom_size,
             "backing_pages": backend.backing_pages,
+            "vmalloc": backend.vmalloc().map(vmalloc_json),
             "next_addr": next_addr,
             "chunk_span": chunk_span,
             "page_supply": backend.page_supply.left(),
@@ -163,9 +165,86 @@ impl Allocator {
         backend.map_supply = own.supply("map_supply")?;
         backend.chunk_supply = own.supply("chunk_supply")?;
         backend.set_address_space(own.number("next_addr")?, own.number("chunk_span")?, atom);
+        if let Some(value) = own.0.get("vmalloc").filter(|value| !value.is_null()) {
+            let Vmalloc { space, areas } = vmalloc_of(value)?;
+            let dynamic = state.chunks.iter().filter(|chunk| !chunk.immutable);
+            for base in dynamic.map(|chunk| chunk.base_addr) {
+                if !areas.ranges(base).is_some_and(|ranges| ranges.iter().all(|range| space.is_live(range))) {
+                    let text = format!("the chunk at {base:#x} has no areas there");
+                    return Err(StateError::new(format!("{KEY}.vmalloc"), text));
+                }
+            }
+            let restored = backend.clone().with_vmalloc(space, areas.offsets(), areas.sizes(), areas.align());
+            *backend = restored.map_err(|error| StateError::new(format!("{KEY}.vmalloc"), error.to_string()))?;
+        }
         renumber(linux, &state, &numbers, created)?;
         Ok(allocator)
     }
+}
+
+/// A vmalloc space: busy ranges as `[start, end]`, of which those that start at `lazy` wait for a purge.
+fn vmalloc_json(vmalloc: &Vmalloc) -> Value {
+    let Vmalloc { space, areas } = vmalloc;
+    let (start, end) = space.bounds();
+    json!({
+        "search": space.search().name(),
+        "start": start,
+        "end": end,
+        "page_size": space.page_size(),
+        "lazy_free": space.lazy_free,
+        "lazy_threshold": space.lazy_threshold,
+        "hint": space.hint(),
+        "busy": space.busy().map(|(range, _)| [range.start, range.end]).collect::<Vec<_>>(),
+        "lazy": space.busy().filter(|(_, lazy)| *lazy).map(|(range, _)| range.start).collect::<Vec<_>>(),
+        "fault": space.fault().map(|(fault, calls)| match fault {
+            Fault::Objects => json!(["objects", 0, calls]),
+            Fault::Split(area) => json!(["split", area, calls]),
+            Fault::Shadow(area) => json!(["shadow", area, calls]),
+        }),
+        "offsets": areas.offsets(),
+        "sizes": areas.sizes(),
+        "align": areas.align(),
+    })
+}
+
+fn vmalloc_of(value: &Value) -> Result<Vmalloc, StateError> {
+    let at = |name: &str| format!("{KEY}.vmalloc.{name}");
+    let bad = |name: &str| StateError::new(at(name), format!("{} makes no sense here", value[name]));
+    let refused = |error: ConfigError| StateError::new(at(error.parameter), error.to_string());
+    let number = |name: &str| value[name].as_u64().ok_or_else(|| bad(name));
+    let list = |name: &str| {
+        let list = value[name].as_array().ok_or_else(|| bad(name))?;
+        list.iter().map(|item| item.as_u64().ok_or_else(|| bad(name))).collect::<Result<Vec<u64>, _>>()
+    };
+    let search = value["search"].as_str().and_then(Search::by_name).ok_or_else(|| bad("search"))?;
+    let page_size = number("page_size")?;
+    let mut space = VmallocSpace::new(search, number("start")?, number("end")?, page_size).map_err(refused)?;
+    for range in value["busy"].as_array().ok_or_else(|| bad("busy"))? {
+        match (range.as_array().map(Vec::len), range[0].as_u64(), range[1].as_u64()) {
+            (Some(2), Some(start), Some(end)) => space.occupy(start..end).map_err(refused)?,
+            _ => return Err(bad("busy")),
+        }
+    }
+    space.restore(&list("lazy")?, number("hint")?).map_err(refused)?;
+    space.lazy_free = value["lazy_free"].as_bool().ok_or_else(|| bad("lazy_free"))?;
+    space.lazy_threshold = match &value["lazy_threshold"] {
+        Value::Null => None,
+        _ => Some(number("lazy_threshold")?),
+    };
+    if !value["fault"].is_null() {
+        let number = |index: usize| value["fault"][index].as_u64();
+        let area = number(1).and_then(|area| usize::try_from(area).ok()).ok_or_else(|| bad("fault"))?;
+        let calls = number(2).and_then(|calls| u32::try_from(calls).ok()).ok_or_else(|| bad("fault"))?;
+        let fault = match value["fault"][0].as_str() {
+            Some("objects") => Fault::Objects,
+            Some("split") => Fault::Split(area),
+            Some("shadow") => Fault::Shadow(area),
+            _ => return Err(bad("fault")),
+        };
+        space.inject(fault, calls).map_err(refused)?;
+    }
+    let areas = AreaSet::new(&list("offsets")?, &list("sizes")?, number("align")?, page_size).map_err(refused)?;
+    Ok(Vmalloc { space, areas })
 }
 
 /// Gives the chunks of a restored engine the numbers of the snapshot.
@@ -288,12 +367,80 @@ mod tests {
         Allocator::with_layout(preset, &chunk, Balance::Every(3)).unwrap()
     }
 
+    /// Two nodes, chunks in a vmalloc space with something in the way.
+    fn in_vmalloc_space(search: Search) -> Allocator {
+        let preset = Preset::by_release("6.12").unwrap();
+        let topology = Topology::from_nodes(&[2, 1]).unwrap();
+        let chunk = FirstChunkRequest::new(topology, preset.layout, 98_392).build().unwrap();
+        let mut space = VmallocSpace::x86_64(search);
+        space.occupy(0xffff_e8ff_ff80_0000..0xffff_e8ff_ffb0_5000).unwrap();
+        Allocator::with_vmalloc(preset, &chunk, Balance::Every(3), space).unwrap()
+    }
+
+    #[test]
+    fn chunks_lie_in_the_vmalloc_space_and_copies_share_nothing() {
+        let mut a = in_vmalloc_space(Search::FreeBlocks);
+        let copy = a.clone();
+        let big = Request::new(Bytes(32768), Bytes(4096));
+        let ptrs: Vec<u64> = (0..1000).map(|_| a.alloc(&big).ptr).collect();
+        let bases: Vec<u64> = a.engine().chunk_ids().iter().map(|id| a.engine().chunk_base(*id)).collect();
+        // Two groups of one atom each: pairs from the top, around the obstacle.
+        assert_eq!(bases[1], 0xffff_e8ff_ff40_0000);
+        assert!(bases.len() > 20 && bases[2..bases.len() - 1].windows(2).all(|pair| pair[1] == pair[0] - (2 << 21)));
+        for ptr in &ptrs {
+            let address = a.per_cpu_ptr(*ptr, 2).unwrap();
+            assert_eq!(a.find(address).map(|(area, cpu)| (a.pointer(area.chunk, area.off), cpu)), Some((*ptr, 2)));
+        }
+        assert_eq!(copy.engine().backend().vmalloc().unwrap().space.busy().count(), 1);
+        a.free_many(&ptrs, None, &mut || true).unwrap();
+        a.run_balance();
+        assert!(a.engine().backend().vmalloc().unwrap().space.lazy_pages() > 0);
+    }
+
+    #[test]
+    fn a_full_vmalloc_space_fails_requests() {
+        let mut a = in_vmalloc_space(Search::FreeBlocks);
+        let space = a.engine_mut().backend_mut().vmalloc_space_mut().unwrap();
+        let (start, end) = space.bounds();
+        space.occupy(start..0xffff_e8ff_ff80_0000).unwrap();
+        space.occupy(0xffff_e8ff_ffb0_5000..end).unwrap();
+        let big = Request::new(Bytes(32768), Bytes(4096));
+        assert_eq!(a.alloc(&big).outcome, crate::request::Outcome::Failed(crate::request::Reason::NoChunk));
+        a.engine().verify().unwrap();
+    }
+
+    #[test]
+    fn damaged_spaces_are_refused() {
+        let mut a = used(in_vmalloc_space(Search::FreeBlocks));
+        a.engine_mut().backend_mut().vmalloc_space_mut().unwrap().inject(Fault::Split(1), 2).unwrap();
+        let bytes = a.snapshot().unwrap();
+        let b = Allocator::from_snapshot(bytes.as_bytes()).unwrap();
+        assert_eq!(b.snapshot().unwrap(), bytes);
+        assert_eq!(b.engine().backend().vmalloc(), a.engine().backend().vmalloc());
+        let whole: Value = serde_json::from_str(&bytes).unwrap();
+        let keys: Vec<String> = whole[KEY]["vmalloc"].as_object().unwrap().keys().cloned().collect();
+        for key in keys {
+            for nonsense in [json!([1, {"a": -3}]), json!([[5, 4]]), json!(-1), json!({})] {
+                let mut damaged = whole.clone();
+                damaged[KEY]["vmalloc"][&key] = nonsense;
+                assert!(Allocator::from_snapshot(damaged.to_string().as_bytes()).is_err(), "{key}");
+            }
+        }
+        let mut moved = whole;
+        moved[KEY]["vmalloc"]["busy"].as_array_mut().unwrap().clear();
+        moved[KEY]["vmalloc"]["lazy"].as_array_mut().unwrap().clear();
+        let error = Allocator::from_snapshot(moved.to_string().as_bytes()).unwrap_err();
+        assert!(error.message.contains("has no areas there"), "{error}");
+    }
+
     #[test]
     fn a_restored_snapshot_is_equal_and_goes_on_equally() {
         let preset = Preset::by_release("6.12").unwrap();
         let g = Geometry::new(Bytes(4096), Bytes(8), Bytes(1024), Bytes(65536), 2).unwrap();
         let bare = Allocator::bare(preset, g, Balance::Manual).unwrap();
-        for a in [on_a_machine("6.12"), on_a_machine("5.4"), on_a_machine("4.19"), bare] {
+        let machines = [on_a_machine("6.12"), on_a_machine("5.4"), on_a_machine("4.19"), bare];
+        let spaces = [Search::BusyAreas, Search::FreeBlocks, Search::Declarative].map(in_vmalloc_space);
+        for a in machines.into_iter().chain(spaces) {
             let a = used(a);
             let bytes = a.snapshot().unwrap();
             let b = Allocator::from_snapshot(bytes.as_bytes()).unwrap();

@@ -34,7 +34,7 @@ use crate::block::Block;
 use crate::chunk::Role;
 use crate::error::{ConfigError, RequestError, Violation};
 use crate::geometry::Geometry;
-use crate::layout::{self, FirstChunk, Region};
+use crate::layout::{self, FirstChunk, Region, VmallocSpace};
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
 use crate::units::{Bits, Bytes, Pages};
@@ -310,6 +310,20 @@ impl Setup {
             }),
             backend,
         })
+    }
+
+    /// The same with later chunks in a vmalloc space, with the spacing of the first chunk: they get the addresses
+    /// that the kernel gives them, and can fail to.
+    ///
+    /// What lies in the space already must be taken there before ([`VmallocSpace::occupy`]), but not the area of
+    /// `chunk` itself where it is mapped page by page.
+    pub fn with_vmalloc(mut self, chunk: &FirstChunk, mut space: VmallocSpace) -> Result<Self, ConfigError> {
+        if let Some((start, size)) = chunk.vm_area {
+            space.occupy(start..start.saturating_add(size))?;
+        }
+        let (offsets, sizes) = (&chunk.group_offsets, &chunk.group_sizes);
+        self.backend = self.backend.with_vmalloc(space, offsets, sizes, chunk.info.atom_size)?;
+        Ok(self)
     }
 
     /// A set-up without boot chunks: every chunk is made on demand.

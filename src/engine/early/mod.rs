@@ -500,7 +500,7 @@ impl<S: Space> Early<S> {
         let entry = self.chunks[id.0 as usize].take().expect("the chunk exists");
         self.by_base.remove(&entry.base_addr);
         self.stats.chunk_destroyed();
-        self.backend.destroy(id, entry.pages.nr_pages);
+        self.backend.destroy(id, entry.base_addr, entry.pages.nr_pages);
     }
 
     fn log(&mut self, level: u8, text: impl FnOnce() -> String) {

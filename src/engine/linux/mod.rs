@@ -373,7 +373,7 @@ impl Linux {
     /// Makes a chunk at `base`, which a recording gives. It is on no list yet.
     pub(crate) fn create_chunk_at(&mut self, base: u64) -> ChunkId {
         let id = ChunkId(self.chunks.len() as u32);
-        self.backend.note_created(id, self.ctx.geometry.unit_pages().0);
+        self.backend.note_created(id, base, self.ctx.geometry.unit_pages().0);
         self.add_chunk(id, base)
     }
 
@@ -450,7 +450,7 @@ impl Linux {
         let chunk = self.chunks[id.0 as usize].take().expect("the chunk exists");
         self.by_base.remove(&chunk.base_addr);
         self.stats.chunk_destroyed();
-        self.backend.destroy(id, chunk.nr_pages);
+        self.backend.destroy(id, chunk.base_addr, chunk.nr_pages);
     }
 }
 

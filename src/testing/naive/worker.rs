@@ -39,7 +39,8 @@ impl Naive {
                 self.depopulate(id, from, to);
             }
             self.stats.nr_chunks -= 1;
-            self.backend.destroy(ChunkId(id), nr_pages as u32);
+            let base = self.get(id).base;
+            self.backend.destroy(ChunkId(id), base, nr_pages as u32);
             self.chunks[id as usize] = None;
         }
     }
