@@ -1,11 +1,16 @@
 //! Replays every recording below a directory: `make recordings RECORDINGS=DIR`.
 //!
+//! Files `initial/*.json.gz` there are states before the first request; they are computed and compared. With
+//! anything predicted wrongly the exit code is 1.
+//!
 //! With `--table FILE` the table between the markers of FILE is replaced.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use percpu::testing::recordings::{find_runs, run, summary, table};
+use percpu::testing::recordings::{
+    find_initial, find_runs, initial_file_difference, initial_summary, run, summary, table,
+};
 use rayon::prelude::*;
 
 const BEGIN: &str = "<!-- recordings -->";
@@ -38,10 +43,16 @@ fn replay_all() -> Result<bool, String> {
     if let Some(file) = file {
         write_table(file, &format!("{rows}\n`{}`\n", summary(&runs)))?;
     }
+    let files = find_initial(Path::new(dir)).map_err(|error| format!("{dir}: {error}"))?;
+    let found = files.par_iter().map(|file| initial_file_difference(file)).collect::<Result<Vec<_>, _>>()?;
+    found.iter().flatten().for_each(|difference| println!("{difference}"));
+    let equal = found.iter().filter(|difference| difference.is_none()).count();
+    println!("{}", initial_summary(found.len(), equal));
     println!("{}", summary(&runs));
     let diverged = runs.iter().any(|run| run.totals.diverged > 0);
     let states = runs.iter().any(|run| run.states_equal < run.states);
-    Ok(!diverged && !states)
+    let bases = runs.iter().any(|run| run.bases_predicted < run.bases);
+    Ok(!diverged && !states && !bases && equal == found.len())
 }
 
 /// Replaces what stands between the markers.

@@ -24,8 +24,10 @@ fn every_recording_is_predicted() {
         assert_eq!((run.totals.allocs, run.totals.fails), (run.allocs, run.fails), "{}", run.name);
         assert_eq!(run.totals.unexplained, 0, "{}", run.name);
         assert_eq!(run.states_equal, run.states, "{:?}", run.shown);
+        assert_eq!(run.bases_predicted, run.bases, "{:?}", run.shown);
         assert!(run.end_equal && run.allocs > 0, "{}", run.name);
     }
+    assert!(runs.iter().map(|run| run.bases).sum::<u64>() > 10, "chunks are made");
 }
 
 fn recording(name: &str, trace: &str) -> (State, Trace) {

@@ -398,51 +398,9 @@ pub fn initial_state(state: &Value) -> Vec<String> {
 
 fn computed_initial(state: &Value) -> Result<Vec<String>, LayoutError> {
     let globals = &state["globals"];
-    let meta = &state["meta"];
-    let need = |name: &'static str| {
-        globals[name].as_u64().ok_or_else(|| ConfigError::new(name, &globals[name], "must be a non-negative integer"))
-    };
-    let kernel = meta["kernel"].as_str().unwrap_or_default();
-    // The recordings name builds of their own after what is special about them; all are of one release.
-    let release = if matches!(kernel, "own" | "own0" | "up") { "6.12" } else { kernel };
-    let preset = preset_for(release).ok_or_else(|| ConfigError::new("kernel", kernel, "is no known release"))?;
-    // A kernel without SMP has no such variable.
-    let nr_cpu_ids = globals["nr_cpu_ids"].as_u64().unwrap_or(1) as usize;
-    let mut nodes = vec![0; nr_cpu_ids];
-    if let Some(given) = globals["cpu_to_node"].as_array() {
-        for (node, value) in nodes.iter_mut().zip(given) {
-            *node = value.as_u64().unwrap_or(0) as u32;
-        }
-    } else {
-        for (node, cpus) in (0u32..).zip(meta["topology"]["nodes"].as_array().into_iter().flatten()) {
-            for cpu in cpus.as_array().into_iter().flatten().filter_map(Value::as_u64) {
-                if let Some(slot) = nodes.get_mut(cpu as usize) {
-                    *slot = node;
-                }
-            }
-        }
-    }
-    let base_addr = need("pcpu_base_addr")?;
-    let reserved = globals["reserved_chunk_index"].as_u64().map(|index| &state["chunks"][index as usize]);
-    let first = &state["chunks"][need("first_chunk_index")? as usize];
-    let groups = globals["pcpu_group_offsets"].as_array().into_iter().flatten().filter_map(Value::as_u64);
-    let addresses: Vec<u64> = groups.map(|offset| base_addr.wrapping_add(offset)).collect();
     let mut found = Vec::new();
-    for rules in builds_of(preset) {
-        let mut request = FirstChunkRequest::new(Topology::from_cpu_nodes(nodes.clone())?, rules, need("static_size")?);
-        request.reserved_size = reserved.and_then(|chunk| chunk["free_bytes"].as_u64()).unwrap_or(0);
-        let chunk = if globals["pcpu_atom_size"].as_u64() == Some(request.page_size) {
-            request.kind = Kind::Page;
-            // Address randomisation is off, but earlier areas may lie in front.
-            request.vmalloc_start = base_addr;
-            request.build()?
-        } else if request.static_size == 0 {
-            request.kind = Kind::Up;
-            request.explicit_base = base_addr;
-            request.build()?
-        } else {
-            request.set_up(&mut GivenAddresses::new(addresses.clone()))?
-        };
+    for chunk in initial_chunks(state)?.1 {
+        let chunk = chunk?;
         let [sidelined, free, to_depopulate] = chunk.late_slots().unwrap_or_default();
         let got = serde_json::json!({
             "pcpu_unit_pages": chunk.unit_pages(),
@@ -470,8 +428,10 @@ fn computed_initial(state: &Value) -> Result<Vec<String>, LayoutError> {
                 found.extend(differences(recorded, value).into_iter().map(|text| format!("{name}{text}")));
             }
         }
+        let boot_chunk = |name: &str| globals[name].as_u64().map(|index| &state["chunks"][index as usize]);
+        let first = boot_chunk("first_chunk_index").unwrap_or(&Value::Null);
         found.extend(region_differences("first", first, Some(&chunk.first), chunk.page_size));
-        if let Some(reserved) = reserved {
+        if let Some(reserved) = boot_chunk("reserved_chunk_index") {
             found.extend(region_differences("reserved", reserved, chunk.reserved.as_ref(), chunk.page_size));
         }
         if found.is_empty() {
@@ -479,6 +439,71 @@ fn computed_initial(state: &Value) -> Result<Vec<String>, LayoutError> {
         }
     }
     Ok(found)
+}
+
+/// The first chunk that a recorded state begins with, and the preset of its kernel: of the builds that the release
+/// may be of, the first whose dynamic region has the recorded size.
+pub fn initial_chunk(state: &Value) -> Result<(&'static Preset, FirstChunk), LayoutError> {
+    let index = state["globals"]["first_chunk_index"].as_u64().unwrap_or(0) as usize;
+    let size = state["chunks"][index]["free_bytes"].as_u64();
+    let (preset, chunks) = initial_chunks(state)?;
+    let found = chunks.into_iter().flatten().find(|chunk| Some(chunk.first.size) == size);
+    let chunk = found.ok_or_else(|| ConfigError::new("free_bytes", format!("{size:?}"), "is of no known build"))?;
+    Ok((preset, chunk))
+}
+
+/// The outcome of each build that the state's release may be of. Group addresses are read off the state, everything
+/// else follows from sizes, CPUs and release.
+#[allow(clippy::type_complexity)]
+fn initial_chunks(state: &Value) -> Result<(&'static Preset, Vec<Result<FirstChunk, LayoutError>>), ConfigError> {
+    let globals = &state["globals"];
+    let meta = &state["meta"];
+    let need = |name: &'static str| {
+        globals[name].as_u64().ok_or_else(|| ConfigError::new(name, &globals[name], "must be a non-negative integer"))
+    };
+    let kernel = meta["kernel"].as_str().unwrap_or_default();
+    // The recordings name builds of their own after what is special about them; all are of one release.
+    let release = if matches!(kernel, "own" | "own0" | "up") { "6.12" } else { kernel };
+    let preset = preset_for(release).ok_or_else(|| ConfigError::new("kernel", kernel, "is no known release"))?;
+    // A kernel without SMP has no such variable.
+    let nr_cpu_ids = globals["nr_cpu_ids"].as_u64().unwrap_or(1) as usize;
+    let mut nodes = vec![0; nr_cpu_ids];
+    if let Some(given) = globals["cpu_to_node"].as_array() {
+        for (node, value) in nodes.iter_mut().zip(given) {
+            *node = value.as_u64().unwrap_or(0) as u32;
+        }
+    } else {
+        for (node, cpus) in (0u32..).zip(meta["topology"]["nodes"].as_array().into_iter().flatten()) {
+            for cpu in cpus.as_array().into_iter().flatten().filter_map(Value::as_u64) {
+                if let Some(slot) = nodes.get_mut(cpu as usize) {
+                    *slot = node;
+                }
+            }
+        }
+    }
+    let base_addr = need("pcpu_base_addr")?;
+    let reserved = globals["reserved_chunk_index"].as_u64().map(|index| &state["chunks"][index as usize]);
+    let groups = globals["pcpu_group_offsets"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+    let addresses: Vec<u64> = groups.map(|offset| base_addr.wrapping_add(offset)).collect();
+    let topology = Topology::from_cpu_nodes(nodes)?;
+    let static_size = need("static_size")?;
+    let build = |rules| {
+        let mut request = FirstChunkRequest::new(topology.clone(), rules, static_size);
+        request.reserved_size = reserved.and_then(|chunk| chunk["free_bytes"].as_u64()).unwrap_or(0);
+        if globals["pcpu_atom_size"].as_u64() == Some(request.page_size) {
+            request.kind = Kind::Page;
+            // Address randomisation is off, but earlier areas may lie in front.
+            request.vmalloc_start = base_addr;
+            request.build()
+        } else if request.static_size == 0 {
+            request.kind = Kind::Up;
+            request.explicit_base = base_addr;
+            request.build()
+        } else {
+            request.set_up(&mut GivenAddresses::new(addresses.clone()))
+        }
+    };
+    Ok((preset, builds_of(preset).into_iter().map(build).collect()))
 }
 
 fn region_differences(name: &str, recorded: &Value, region: Option<&Region>, page_size: u64) -> Vec<String> {
