@@ -1,4 +1,4 @@
-//! Units as types: bytes, bits (allocation granules) and pages.
+//! Units as types: bytes, bits (allocation granules) and pages; the machine word.
 //!
 //! # Design
 //!
@@ -71,6 +71,45 @@ unit!(
     Pages, u32, " pages"
 );
 
+/// The machine word, in which the kernel computes sizes and addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum WordSize {
+    /// 32 bits.
+    Bits32,
+    /// 64 bits.
+    #[default]
+    Bits64,
+}
+
+impl WordSize {
+    /// 32 or 64; `None` for anything else.
+    pub const fn of_bits(word_bits: u64) -> Option<Self> {
+        match word_bits {
+            32 => Some(WordSize::Bits32),
+            64 => Some(WordSize::Bits64),
+            _ => None,
+        }
+    }
+
+    /// 32 or 64.
+    pub const fn bits(self) -> u32 {
+        match self {
+            WordSize::Bits32 => 32,
+            WordSize::Bits64 => 64,
+        }
+    }
+
+    /// The largest value of a word.
+    pub const fn max(self) -> u64 {
+        u64::MAX >> (64 - self.bits())
+    }
+
+    /// `value` modulo the word.
+    pub const fn wrap(self, value: u64) -> u64 {
+        value & self.max()
+    }
+}
+
 /// The smallest multiple of `align` that is at least `value`; any `align > 0`.
 pub const fn round_up(value: u64, align: u64) -> u64 {
     value.div_ceil(align) * align
@@ -92,6 +131,15 @@ mod tests {
         pages += Pages(2);
         pages -= Pages(1);
         assert_eq!(pages.to_string(), "4 pages");
+    }
+
+    #[test]
+    fn words_wrap() {
+        for word in [WordSize::Bits32, WordSize::Bits64] {
+            assert_eq!(WordSize::of_bits(u64::from(word.bits())), Some(word));
+            assert_eq!((word.wrap(word.max()), word.wrap(word.max().wrapping_add(1))), (word.max(), 0));
+        }
+        assert_eq!((WordSize::of_bits(16), WordSize::Bits32.wrap(0x1_2345_6789)), (None, 0x2345_6789));
     }
 
     #[test]

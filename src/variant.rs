@@ -12,6 +12,9 @@
 
 use std::fmt;
 
+use crate::error::ConfigError;
+use crate::units::WordSize;
+
 /// What an engine name like `linux-5.14` stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Generation {
@@ -167,7 +170,7 @@ pub enum Regions {
 pub struct LayoutRules {
     /// `PERCPU_DYNAMIC_EARLY_SIZE` in bytes.
     pub early_size: u64,
-    /// `PERCPU_DYNAMIC_RESERVE` in bytes, 64 bit.
+    /// `PERCPU_DYNAMIC_RESERVE` in bytes; the presets have that of 64-bit words.
     pub dyn_reserve: u64,
     /// `PERCPU_MODULE_RESERVE` in bytes.
     pub module_reserve: u64,
@@ -177,6 +180,74 @@ pub struct LayoutRules {
     pub regions: Regions,
     /// Slot lists beyond those of the size formula: 2, or 4 with depopulation.
     pub extra_slots: u32,
+}
+
+/// Build options that change the constants of the first chunk (specification 30 section 2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Build {
+    /// `PERCPU_DYNAMIC_SIZE_SHIFT`: 10; 12 with randomised kmalloc caches (6.6 and later); 13 with these, lockdep
+    /// and a page that is not 4 KiB (6.12 and later).
+    pub dyn_shift: u32,
+    /// Loadable modules: there is a module reserve.
+    pub modules: bool,
+    /// Memory-allocation profiling, which enlarges the module reserve (some releases from 6.10 on).
+    pub memory_profiling: bool,
+}
+
+impl Default for Build {
+    fn default() -> Self {
+        Self { dyn_shift: 10, modules: true, memory_profiling: false }
+    }
+}
+
+impl LayoutRules {
+    /// The constants of a release on a machine with such words.
+    ///
+    /// The 2.6 and 3 series have one dynamic reserve and 4.6 to 6.5 the next; 4.0 to 4.5 count as the latter, which
+    /// a public log of 4.3 shows.
+    pub fn of_release(release: (u32, u32, u32), word: WordSize, build: Build) -> Result<Self, ConfigError> {
+        let too_early = |parameter, given: String, since: &str| {
+            Err(ConfigError::new(parameter, given, format!("came with {since}, not before")))
+        };
+        let text = || format!("{}.{}.{}", release.0, release.1, release.2);
+        if release < (2, 6, 32) {
+            return Err(ConfigError::new("kernel", text(), "must be 2.6.32 or later"));
+        }
+        match build.dyn_shift {
+            10 => {}
+            12 if release < (6, 6, 0) => return too_early("dyn_shift", "12".into(), "6.6"),
+            13 if release < (6, 12, 0) => return too_early("dyn_shift", "13".into(), "6.12"),
+            12 | 13 => {}
+            other => return Err(ConfigError::new("dyn_shift", other, "must be 10, 12 or 13")),
+        }
+        if build.memory_profiling && release < (6, 10, 0) {
+            return too_early("memory_profiling", "true".into(), "6.10");
+        }
+        let early = match release {
+            r if r < (2, 6, 36) => 0,
+            r if r < (6, 2, 0) => 12 << 10,
+            _ => 20 << build.dyn_shift,
+        };
+        let dyn_reserve = match (release < (4, 0, 0), word) {
+            (true, WordSize::Bits32) => 12 << 10,
+            (true, WordSize::Bits64) => 20 << 10,
+            (false, WordSize::Bits32) => 20 << build.dyn_shift,
+            (false, WordSize::Bits64) => 28 << build.dyn_shift,
+        };
+        let module_reserve = match (build.modules, build.memory_profiling) {
+            (false, _) => 0,
+            (true, false) => 8 << 10,
+            (true, true) => 8 << 13,
+        };
+        Ok(Self {
+            early_size: early,
+            dyn_reserve,
+            module_reserve,
+            grouping: if release < (5, 12, 0) { AllMembers } else { FirstMember },
+            regions: if release < (4, 14, 0) { Regions::WholeUnit } else { Regions::HiddenEnds },
+            extra_slots: if release < (5, 14, 0) { 2 } else { 4 },
+        })
+    }
 }
 
 /// How well a preset is shown to be right.
@@ -319,6 +390,20 @@ impl Preset {
         PRESETS.iter().find(|preset| preset.release == release)
     }
 
+    /// The constants of the first chunk on another machine or with other build options.
+    pub fn layout_for(&self, word: WordSize, build: Build) -> Result<LayoutRules, ConfigError> {
+        let release = match self.generation {
+            Generation::CpuAlloc2008 => return Err(ConfigError::new("kernel", self.release, "has no first chunk")),
+            // Posted on the release before the next.
+            Generation::RfcV1 => "4.13",
+            _ => self.release,
+        };
+        let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+        let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0), 0);
+        let LayoutRules { grouping, regions, extra_slots, .. } = self.layout;
+        Ok(LayoutRules { grouping, regions, extra_slots, ..LayoutRules::of_release(number, word, build)? })
+    }
+
     /// The preset that stands for an engine when only its name is given: the newest proven one.
     pub fn of_generation(generation: Generation) -> &'static Preset {
         PRESETS
@@ -340,6 +425,59 @@ mod tests {
         }
         assert_eq!(Preset::of_generation(Generation::Linux514).release, DEFAULT_RELEASE);
         assert_eq!(Preset::of_generation(Generation::Linux52).release, "5.4");
+    }
+
+    #[test]
+    fn presets_have_the_constants_of_their_release() {
+        for preset in PRESETS.iter().filter(|preset| preset.generation != Generation::CpuAlloc2008) {
+            let rules = preset.layout_for(WordSize::Bits64, Build::default()).unwrap();
+            assert_eq!(rules, preset.layout, "{}", preset.release);
+            if preset.generation != Generation::RfcV1 {
+                let mut numbers = preset.release.split('.').map(|n| n.parse().unwrap());
+                let number = (numbers.next().unwrap(), numbers.next().unwrap(), 0);
+                assert_eq!(LayoutRules::of_release(number, WordSize::Bits64, Build::default()), Ok(rules));
+            }
+        }
+        assert!(PRESETS[0].layout_for(WordSize::Bits64, Build::default()).is_err());
+    }
+
+    /// Specification 30 section 2.1: early, dynamic reserve of 64 and 32 bits, module reserve; KiB.
+    #[test]
+    fn constants_by_release_and_word() {
+        let plain = Build::default();
+        let shifted = |dyn_shift| Build { dyn_shift, ..plain };
+        let profiled = Build { memory_profiling: true, ..plain };
+        let none = Build { modules: false, memory_profiling: true, ..plain };
+        for (release, build, early, dyn_64, dyn_32, module) in [
+            ((2, 6, 32), plain, 0, 20, 12, 8),
+            ((2, 6, 36), plain, 12, 20, 12, 8),
+            ((3, 19, 8), plain, 12, 20, 12, 8),
+            ((4, 6, 0), plain, 12, 28, 20, 8),
+            ((6, 1, 0), Build { modules: false, ..plain }, 12, 28, 20, 0),
+            ((6, 5, 0), plain, 20, 28, 20, 8),
+            ((6, 6, 0), plain, 20, 28, 20, 8),
+            ((6, 6, 0), shifted(12), 80, 112, 80, 8),
+            ((6, 12, 0), shifted(13), 160, 224, 160, 8),
+            ((6, 10, 0), profiled, 20, 28, 20, 64),
+            ((6, 10, 0), none, 20, 28, 20, 0),
+        ] {
+            let rules = [WordSize::Bits64, WordSize::Bits32].map(|word| LayoutRules::of_release(release, word, build));
+            let [wide, narrow] = rules.map(|rules| rules.unwrap());
+            let kib = [early, dyn_64, dyn_32, module].map(|kib: u64| kib << 10);
+            let got = [wide.early_size, wide.dyn_reserve, narrow.dyn_reserve, wide.module_reserve];
+            assert_eq!(got, kib, "{release:?} {build:?}");
+            assert_eq!((narrow.early_size, narrow.module_reserve), (kib[0], kib[3]));
+        }
+        for (release, build, parameter) in [
+            ((2, 6, 31), plain, "kernel"),
+            ((6, 5, 9), shifted(12), "dyn_shift"),
+            ((6, 6, 0), shifted(13), "dyn_shift"),
+            ((6, 12, 0), shifted(11), "dyn_shift"),
+            ((6, 9, 0), profiled, "memory_profiling"),
+        ] {
+            let error = LayoutRules::of_release(release, WordSize::Bits64, build).unwrap_err();
+            assert_eq!(error.parameter, parameter);
+        }
     }
 
     #[test]
