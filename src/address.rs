@@ -14,7 +14,7 @@
 //!
 //! # Units
 //!
-//! Bytes; all arithmetic is modulo 2^64, as in the kernel.
+//! Bytes; all arithmetic is modulo the machine word, 2^64 or 2^32, as in the kernel.
 //!
 //! # Invariants
 //!
@@ -32,6 +32,7 @@
 use crate::error::ConfigError;
 use crate::layout::topology::MAX_CPUS;
 use crate::layout::{Backend, FirstChunk};
+use crate::units::WordSize;
 
 /// Where memory starts when there is no layout.
 pub const NO_LAYOUT_BASE: u64 = 1 << 30;
@@ -61,6 +62,8 @@ pub struct AddressMap {
     pub identity: bool,
     /// What backs later chunks.
     pub backend: Backend,
+    /// The machine word.
+    pub word: WordSize,
 }
 
 /// A place in the static area.
@@ -118,6 +121,7 @@ impl AddressMap {
             linear: chunk.linear,
             identity: chunk.identity,
             backend: chunk.backend,
+            word: chunk.word,
         }
     }
 
@@ -146,6 +150,7 @@ impl AddressMap {
             linear: false,
             identity: false,
             backend: Backend::Vmalloc,
+            word: WordSize::Bits64,
         })
     }
 
@@ -159,7 +164,7 @@ impl AddressMap {
         if self.identity {
             return addr;
         }
-        addr.wrapping_sub(self.base_addr).wrapping_add(self.per_cpu_start)
+        self.word.wrap(addr.wrapping_sub(self.base_addr).wrapping_add(self.per_cpu_start))
     }
 
     /// Per-CPU pointer to address in unit zero.
@@ -167,7 +172,7 @@ impl AddressMap {
         if self.identity {
             return ptr;
         }
-        ptr.wrapping_add(self.base_addr).wrapping_sub(self.per_cpu_start)
+        self.word.wrap(ptr.wrapping_add(self.base_addr).wrapping_sub(self.per_cpu_start))
     }
 
     /// `base_addr - per_cpu_start`: what a trace shows as `base_addr + off - ptr`. 0 on UP.
@@ -175,7 +180,7 @@ impl AddressMap {
         if self.identity {
             return 0;
         }
-        self.base_addr.wrapping_sub(self.per_cpu_start)
+        self.word.wrap(self.base_addr.wrapping_sub(self.per_cpu_start))
     }
 
     /// Offset of a CPU's unit; `None` for an impossible CPU.
@@ -186,12 +191,12 @@ impl AddressMap {
     /// `per_cpu_offset`: added to a pointer it gives that CPU's copy; `None` for an impossible CPU.
     pub fn per_cpu_offset(&self, cpu: u32) -> Option<u64> {
         let offset = self.unit_offset(cpu)?;
-        Some(if self.identity { 0 } else { self.delta().wrapping_add(offset) })
+        Some(if self.identity { 0 } else { self.word.wrap(self.delta().wrapping_add(offset)) })
     }
 
     /// `per_cpu_ptr`: the address of a CPU's copy; `None` for an impossible CPU.
     pub fn per_cpu_ptr(&self, ptr: u64, cpu: u32) -> Option<u64> {
-        Some(ptr.wrapping_add(self.per_cpu_offset(cpu)?))
+        Some(self.word.wrap(ptr.wrapping_add(self.per_cpu_offset(cpu)?)))
     }
 
     /// Index of page `page` of a CPU's unit in the array of a chunk's pages; holes leave gaps.
@@ -202,12 +207,12 @@ impl AddressMap {
 
     /// Offset of page `page` of a CPU's unit from the base, bytes.
     pub fn unit_page_offset(&self, cpu: u32, page: u32) -> Option<u64> {
-        Some(self.unit_offset(cpu)?.wrapping_add(u64::from(page).wrapping_mul(self.page_size)))
+        Some(self.word.wrap(self.unit_offset(cpu)?.wrapping_add(u64::from(page).wrapping_mul(self.page_size))))
     }
 
     /// Address of page `page` of a chunk for a CPU. Pages count from the *chunk's* base.
     pub fn chunk_addr(&self, chunk_base: u64, cpu: u32, page: u32) -> Option<u64> {
-        Some(chunk_base.wrapping_add(self.unit_page_offset(cpu, page)?))
+        Some(self.word.wrap(chunk_base.wrapping_add(self.unit_page_offset(cpu, page)?)))
     }
 
     /// `is_kernel_percpu_address`: the place in the static area, if the address lies in one. Never on UP.
@@ -217,7 +222,8 @@ impl AddressMap {
         }
         let UnitAddress { cpu, offset } = self.in_units(addr, self.base_addr, self.static_size)?;
         let boot = self.unit_offset(self.boot_cpu).unwrap_or(0);
-        Some(StaticAddress { cpu, offset, canonical: self.base_addr.wrapping_add(boot).wrapping_add(offset) })
+        let canonical = self.word.wrap(self.base_addr.wrapping_add(boot).wrapping_add(offset));
+        Some(StaticAddress { cpu, offset, canonical })
     }
 
     /// The unit of a chunk that an address lies in. `unit_base` is the chunk's base, or [`Self::base_addr`] for
@@ -234,13 +240,14 @@ impl AddressMap {
         let start = self.ptr_to_addr(area);
         let UnitAddress { cpu, offset } = self.in_units(addr, start, size)?;
         let boot = self.unit_offset(self.boot_cpu).unwrap_or(0);
-        Some(StaticAddress { cpu, offset, canonical: start.wrapping_add(boot).wrapping_add(offset) })
+        let canonical = self.word.wrap(start.wrapping_add(boot).wrapping_add(offset));
+        Some(StaticAddress { cpu, offset, canonical })
     }
 
     /// The first CPU for which `addr` lies in `[start + unit offset, + size)`.
     fn in_units(&self, addr: u64, start: u64, size: u64) -> Option<UnitAddress> {
         self.units().find_map(|(cpu, unit)| {
-            let offset = addr.wrapping_sub(start.wrapping_add(unit));
+            let offset = self.word.wrap(addr.wrapping_sub(start.wrapping_add(unit)));
             (offset < size).then_some(UnitAddress { cpu, offset })
         })
     }
@@ -261,7 +268,7 @@ impl AddressMap {
 mod tests {
     use super::*;
     use crate::layout::{Contiguous, FirstChunkRequest, Kind, TopDown, Topology};
-    use crate::variant::Preset;
+    use crate::variant::{Build, LayoutRules, Preset};
 
     /// The machine of specification 33 section 7: two nodes of 4 CPUs and 32 GiB.
     fn two_nodes() -> FirstChunk {
@@ -341,6 +348,27 @@ mod tests {
         let up = AddressMap::from_first_chunk(&request.build().unwrap(), 5);
         assert_eq!((up.addr_to_ptr(77), up.ptr_to_addr(77), up.per_cpu_ptr(77, 0)), (77, 77, Some(77)));
         assert_eq!((up.static_address(up.base_addr), up.module_address(77, 77, 4), up.delta()), (None, None, 0));
+    }
+
+    /// Specification 33: all arithmetic modulo 2^32.
+    #[test]
+    fn addresses_of_32_bits_wrap() {
+        let rules = LayoutRules::of_release((3, 0, 0), WordSize::Bits32, Build::default()).unwrap();
+        let request = FirstChunkRequest::new(Topology::from_nodes(&[2]).unwrap(), rules, 26_240);
+        let chunk = request.on_word(WordSize::Bits32).build().unwrap();
+        let map = AddressMap::from_first_chunk(&chunk, 0xc17f_0000);
+        assert_eq!((map.base_addr, map.delta()), (0xc100_0000, 0xff81_0000));
+        assert_eq!(map.per_cpu_offset(1), Some(0xff91_0000));
+        for addr in [chunk.first.base_addr, 0xf800_0000, 0x1000] {
+            let ptr = map.addr_to_ptr(addr + 12);
+            assert!(ptr <= u64::from(u32::MAX));
+            assert_eq!(map.ptr_to_addr(ptr), addr + 12);
+            assert_eq!(map.per_cpu_ptr(ptr, 1), Some(addr + 12 + 0x10_0000));
+        }
+        let place = map.static_address(0xc110_0000 + 7).unwrap();
+        assert_eq!((place.cpu, place.offset, place.canonical), (1, 7, 0xc100_0007));
+        assert_eq!(map.per_cpu_ptr(0xc17f_0007, 1), Some(0xc110_0007));
+        assert_eq!(map.chunk_addr(0xffff_f000, 1, 1), Some(0x10_0000));
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub struct Backend {
     pub contiguous: bool,
     /// Pages held, over all CPUs.
     pub backing_pages: u64,
+    /// Chunks must end at or below this address where they are put one after the other.
+    pub address_limit: u64,
     /// Failing mapping calls are undone even if nothing was mapped (6.6 and later).
     pub unmap_nothing: bool,
     nr_cpus: u64,
@@ -139,6 +141,7 @@ impl Backend {
             contiguous: false,
             backing_pages: 0,
             unmap_nothing: false,
+            address_limit: u64::MAX / 2,
             nr_cpus: u64::from(nr_cpus),
             next_addr: 1 << 30,
             atom_size,
@@ -197,14 +200,20 @@ impl Backend {
         base
     }
 
+    /// Where the next chunk would end.
+    fn next_end(&self) -> u128 {
+        u128::from(self.next_addr).next_multiple_of(u128::from(self.atom_size)) + u128::from(self.chunk_span)
+    }
+
     /// Address space for chunk `id`; `None` if there is none. `unit_pages` for contiguous memory.
     pub fn create(&mut self, id: ChunkId, unit_pages: u32) -> Option<u64> {
         if self.chunk_supply.take(1) == 0 {
             return None;
         }
+        let full = self.next_end() > u128::from(self.address_limit);
         let base = match &mut self.vmalloc {
             Some(Vmalloc { space, areas }) => space.alloc(areas).ok()?.base,
-            None if self.next_addr > u64::MAX / 2 => return None,
+            None if full => return None,
             None => self.reserve_span(self.atom_size, self.chunk_span),
         };
         self.count_created(id, unit_pages);

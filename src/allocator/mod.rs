@@ -304,6 +304,7 @@ impl Allocator {
     pub fn find(&self, address: u64) -> Option<(Area, u32)> {
         self.address.units().find_map(|(cpu, unit)| {
             let base = if self.address.identity { address } else { address.wrapping_sub(unit) };
+            let base = self.address.word.wrap(base);
             let chunk = self.engine.find_chunk(base)?;
             let off = Bytes(base.wrapping_sub(self.engine.chunk(chunk)?.base_addr));
             Some((self.area(chunk, off)?, cpu))

@@ -19,7 +19,7 @@ use crate::layout::{AreaSet, Backend, VmallocSpace};
 use crate::request::ChunkId;
 use crate::state::State;
 use crate::stats_text::StatsSizes;
-use crate::units::round_up;
+use crate::units::{round_up, WordSize};
 use crate::variant::Preset;
 
 /// The key of a snapshot's own part.
@@ -110,6 +110,8 @@ impl Allocator {
             "page_supply": backend.page_supply.left(),
             "map_supply": backend.map_supply.left(),
             "chunk_supply": backend.chunk_supply.left(),
+            "address_limit": backend.address_limit,
+            "word_bits": self.address.word.bits(),
             "linear": self.address.linear,
             "identity": self.address.identity,
             "boot_cpu": self.address.boot_cpu,
@@ -144,6 +146,8 @@ impl Allocator {
         allocator.address.linear = own.flag("linear")?;
         allocator.address.identity = own.flag("identity")?;
         allocator.address.boot_cpu = own.small("boot_cpu")?;
+        let word = WordSize::of_bits(own.number("word_bits")?);
+        allocator.address.word = word.ok_or_else(|| own.bad("word_bits"))?;
         allocator.address.backend = if contiguous { Backend::KernelMemory } else { Backend::Vmalloc };
         let sizes = &mut allocator.sizes;
         sizes.atom_size = own.number("atom_size")?;
@@ -164,6 +168,7 @@ impl Allocator {
         backend.page_supply = own.supply("page_supply")?;
         backend.map_supply = own.supply("map_supply")?;
         backend.chunk_supply = own.supply("chunk_supply")?;
+        backend.address_limit = own.number("address_limit")?;
         backend.set_address_space(own.number("next_addr")?, own.number("chunk_span")?, atom);
         if let Some(value) = own.0.get("vmalloc").filter(|value| !value.is_null()) {
             let Vmalloc { space, areas } = vmalloc_of(value)?;
@@ -291,6 +296,7 @@ fn address_of(state: &State, contiguous: bool) -> AddressMap {
         linear: true,
         identity: contiguous,
         backend: if contiguous { Backend::KernelMemory } else { Backend::Vmalloc },
+        word: WordSize::Bits64,
     }
 }
 
@@ -433,14 +439,42 @@ mod tests {
         assert!(error.message.contains("has no areas there"), "{error}");
     }
 
+    /// Two CPUs with 32-bit words.
+    fn narrow_chunk() -> crate::layout::FirstChunk {
+        let rules = Preset::by_release("6.12").unwrap().layout;
+        let request = FirstChunkRequest::new(Topology::from_nodes(&[2]).unwrap(), rules, 98_392);
+        request.on_word(WordSize::Bits32).build().unwrap()
+    }
+
+    #[test]
+    fn words_of_32_bits_run_out_of_address_space() {
+        let chunk = narrow_chunk();
+        let mut a = Allocator::with_layout(Preset::by_release("6.12").unwrap(), &chunk, Balance::Eager).unwrap();
+        let unit = Request::new(Bytes(32768), Bytes(4096));
+        let mut ptrs = Vec::new();
+        let failed = loop {
+            match a.alloc(&unit) {
+                placed if placed.ptr != 0 => ptrs.push(placed.ptr),
+                failed => break failed.outcome,
+            }
+        };
+        assert_eq!(failed, crate::request::Outcome::Failed(crate::request::Reason::NoChunk));
+        assert!(ptrs.iter().all(|ptr| *ptr <= u64::from(u32::MAX)));
+        let ids = a.engine().chunk_ids();
+        let later = ids.iter().map(|id| a.engine().chunk_base(*id)).filter(|base| *base < chunk.base_addr);
+        assert!(later.max().unwrap() + chunk.span() <= chunk.base_addr, "below the first chunk");
+        a.free_many(&ptrs, None, &mut || true).unwrap();
+    }
+
     #[test]
     fn a_restored_snapshot_is_equal_and_goes_on_equally() {
         let preset = Preset::by_release("6.12").unwrap();
         let g = Geometry::new(Bytes(4096), Bytes(8), Bytes(1024), Bytes(65536), 2).unwrap();
         let bare = Allocator::bare(preset, g, Balance::Manual).unwrap();
         let machines = [on_a_machine("6.12"), on_a_machine("5.4"), on_a_machine("4.19"), bare];
+        let narrow = Allocator::with_layout(preset, &narrow_chunk(), Balance::Eager).unwrap();
         let spaces = [Search::BusyAreas, Search::FreeBlocks, Search::Declarative].map(in_vmalloc_space);
-        for a in machines.into_iter().chain(spaces) {
+        for a in machines.into_iter().chain(spaces).chain([narrow]) {
             let a = used(a);
             let bytes = a.snapshot().unwrap();
             let b = Allocator::from_snapshot(bytes.as_bytes()).unwrap();

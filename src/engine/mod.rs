@@ -37,7 +37,7 @@ use crate::geometry::Geometry;
 use crate::layout::{self, FirstChunk, Region, VmallocSpace};
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
-use crate::units::{Bits, Bytes, Pages};
+use crate::units::{Bits, Bytes, Pages, WordSize};
 use crate::variant::{Generation, Preset, Rules};
 
 /// What replays, sweeps, comparisons and the Python package need of a generation.
@@ -294,6 +294,11 @@ impl Setup {
         let mut backend = Backend::new(chunk.possible_cpus(), chunk.page_size, chunk.info.atom_size, chunk.span());
         backend.contiguous = chunk.backend == layout::Backend::KernelMemory;
         backend.unmap_nothing = preset.unmap_nothing;
+        if chunk.word == WordSize::Bits32 {
+            // Up to the first chunk where that lies above; there is nothing to go on with behind it.
+            let (start, _) = backend.address_space();
+            backend.address_limit = if chunk.base_addr > start { chunk.base_addr } else { chunk.word.max() };
+        }
         if chunk.vm_area.is_some() {
             backend.reserve_span(chunk.page_size, chunk.span());
         }

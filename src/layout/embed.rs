@@ -51,11 +51,11 @@ pub(crate) fn embed(
             highest = index;
         }
     }
-    check_groups(&blocks)?;
+    check_groups(&blocks, request.word)?;
     let base = blocks.iter().map(|&(address, _)| address).min().unwrap_or(0);
     let max_distance = blocks[highest].0 - base + blocks[highest].1;
-    // Kernel: in the machine word, so a space of more than 2^64 / 3 wraps.
-    if max_distance > request.vmalloc_total.wrapping_mul(3) / 4 {
+    // Kernel: in the machine word, so a space of more than a third of it wraps.
+    if max_distance > request.word.wrap(request.vmalloc_total.wrapping_mul(3)) / 4 {
         let text = message::max_distance(max_distance, request.vmalloc_total);
         log.push(LogLine::new(WARNING, format!("{}{text}", request.form.prefix())));
         if request.page_allocator {

@@ -42,7 +42,7 @@ use crate::error::{ConfigError, LayoutError};
 use crate::geometry::Geometry;
 use crate::layout::groups::AllocInfo;
 use crate::layout::request::{Backend, FirstChunkRequest, Kind};
-use crate::units::{round_down, round_up, Bytes};
+use crate::units::{round_down, round_up, Bytes, WordSize};
 use crate::variant::{LayoutRules, Regions};
 
 /// What one of the boot chunks serves.
@@ -86,6 +86,8 @@ pub struct FirstChunk {
     pub info: AllocInfo,
     /// Constants of the release.
     pub rules: LayoutRules,
+    /// The machine word, in which addresses are computed.
+    pub word: WordSize,
     /// Page, bytes.
     pub page_size: u64,
     /// Granule of the allocator, bytes.
@@ -256,6 +258,7 @@ pub(crate) fn set_up(
         if request.rules.regions == Regions::PaddedReserved { info.static_size % request.page_size } else { 0 };
     Ok(FirstChunk {
         rules: request.rules,
+        word: request.word,
         page_size: request.page_size,
         min_alloc_size: request.min_alloc_size,
         block_size: request.block_size(),
@@ -430,13 +433,13 @@ fn padded(base_addr: u64, offset: u64, size: u64, page: u64, granule: u64) -> Re
 }
 
 /// Rejects groups that wrap around the address space or overlap: no memory can be like that.
-pub(crate) fn check_groups(addresses: &[(u64, u64)]) -> Result<(), ConfigError> {
+pub(crate) fn check_groups(addresses: &[(u64, u64)], word: WordSize) -> Result<(), ConfigError> {
     let mut sorted = addresses.to_vec();
     sorted.sort_unstable();
     let mut seen = HashSet::new();
     let mut end_before = 0;
     for (start, size) in sorted {
-        let end = start.checked_add(size);
+        let end = start.checked_add(size).filter(|end| *end <= word.max());
         if end.is_none() || start < end_before || !seen.insert(start) {
             let limit = format!("{size} bytes must neither overlap another group nor wrap around");
             return Err(ConfigError::new("group_addr", format!("{start:#x}"), limit));

@@ -38,7 +38,7 @@ use crate::boot_log::BootRecord;
 use crate::error::{ensure_invariant, ConfigError, Violation};
 use crate::geometry::MAX_UNIT_SIZE;
 use crate::layout::topology::{Distance, Topology, LOCAL_DISTANCE};
-use crate::units::round_up;
+use crate::units::{round_up, WordSize};
 use crate::variant::{Grouping, LayoutRules, Regions};
 
 /// Units of CPUs that are near each other.
@@ -90,6 +90,8 @@ pub struct LayoutInput<'a> {
     pub topology: &'a Topology,
     /// Constants of the release.
     pub rules: &'a LayoutRules,
+    /// The machine word: no size or offset may be larger.
+    pub word: WordSize,
 }
 
 /// `PCPU_MIN_UNIT_SIZE`: 32 KiB rounded up to a page.
@@ -135,6 +137,7 @@ impl LayoutInput<'_> {
         let wanted = self.dyn_size.max(self.rules.early_size);
         let size_sum = round_up(self.static_size + reserved_size + wanted, self.page_size);
         let dyn_size = size_sum - self.static_size - reserved_size;
+        check_word(self.word, "static_size + reserved_size + dyn_size", size_sum)?;
         Ok(Sizes {
             reserved_size,
             dyn_size,
@@ -147,6 +150,7 @@ impl LayoutInput<'_> {
     pub fn build(&self) -> Result<AllocInfo, ConfigError> {
         let sizes = self.sizes()?;
         let alloc_size = round_up(sizes.min_unit_size, self.atom_size);
+        check_word(self.word, "alloc_size", alloc_size)?;
         let max_upa = (1..=alloc_size / sizes.min_unit_size)
             .rev()
             .find(|&upa| acceptable(alloc_size, upa, self.page_size))
@@ -169,6 +173,8 @@ impl LayoutInput<'_> {
                 group
             })
             .collect();
+        // Kernel: wraps; then groups would overlap.
+        check_word(self.word, "size of all units", base_offset)?;
         Ok(AllocInfo {
             static_size: self.static_size,
             reserved_size: sizes.reserved_size,
@@ -204,6 +210,13 @@ pub(crate) fn check_size(name: &'static str, value: u64) -> Result<(), ConfigErr
         return Ok(());
     }
     Err(ConfigError::new(name, value, format!("must be at most {MAX_UNIT_SIZE}")))
+}
+
+pub(crate) fn check_word(word: WordSize, name: &'static str, value: u64) -> Result<(), ConfigError> {
+    if value <= word.max() {
+        return Ok(());
+    }
+    Err(ConfigError::new(name, format!("{value:#x}"), format!("overflows a word of word_bits={}", word.bits())))
 }
 
 pub(crate) fn check_atom(atom_size: u64, page_size: u64) -> Result<(), ConfigError> {

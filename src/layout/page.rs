@@ -47,7 +47,8 @@ pub(crate) fn page(
     }
     let size = u64::from(info.nr_units()) * info.unit_size;
     let address = request.vmalloc_start.checked_next_multiple_of(page_size);
-    let Some(address) = address.filter(|address| address.checked_add(size).is_some()) else {
+    let fits = |address: &u64| address.checked_add(size).is_some_and(|end| end <= request.word.max());
+    let Some(address) = address.filter(fits) else {
         let limit = format!("must leave {size} bytes below the end of the address space");
         return Err(ConfigError::new("vmalloc_start", format!("{:#x}", request.vmalloc_start), limit).into());
     };

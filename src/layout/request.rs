@@ -31,11 +31,11 @@ use crate::error::{ConfigError, LayoutError};
 use crate::geometry::MAX_UNIT_SIZE;
 use crate::layout::embed::embed;
 use crate::layout::first_chunk::{set_up, FirstChunk};
-use crate::layout::groups::{self, check_atom, check_page_size, check_size, AllocInfo, Group, LayoutInput};
+use crate::layout::groups::{self, check_atom, check_page_size, check_size, check_word, AllocInfo, Group, LayoutInput};
 use crate::layout::memory::{BootMemory, Contiguous};
 use crate::layout::page::page;
 use crate::layout::topology::Topology;
-use crate::units::round_up;
+use crate::units::{round_up, WordSize};
 use crate::variant::LayoutRules;
 
 /// No memory.
@@ -95,7 +95,7 @@ pub enum Backend {
 /// How an address is printed in forms of the summary line that have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum PointerText {
-    /// 16 hexadecimal digits: kernels before 4.15.
+    /// 16 hexadecimal digits, 8 of 32-bit words: kernels before 4.15.
     #[default]
     Padded,
     /// `0x` and as many digits as needed: golden data.
@@ -103,6 +103,13 @@ pub enum PointerText {
     /// `(____ptrval____)`: 4.15 and later.
     Hidden,
 }
+
+/// [`LINEAR_START`] of 32-bit words: 16 MiB into the x86-32 direct mapping.
+pub const LINEAR_START_32: u64 = 0xc100_0000;
+/// Start of the vmalloc space of a typical x86-32 machine.
+pub const VMALLOC_START_32: u64 = 0xf800_0000;
+/// Bytes of that space.
+pub const VMALLOC_TOTAL_32: u64 = 120 << 20;
 
 /// Everything that a first chunk is made from.
 #[derive(Clone, Debug)]
@@ -129,6 +136,8 @@ pub struct FirstChunkRequest {
     pub topology: Topology,
     /// Constants of the release.
     pub rules: LayoutRules,
+    /// The machine word. Sizes and addresses that overflow it are errors, where the kernel would wrap.
+    pub word: WordSize,
     /// Start of the vmalloc space: the page allocator takes its area there.
     pub vmalloc_start: u64,
     /// Bytes of the vmalloc space; 0 without an MMU.
@@ -164,6 +173,7 @@ impl FirstChunkRequest {
             min_unit_size: None,
             topology,
             rules,
+            word: WordSize::Bits64,
             vmalloc_start: VMALLOC_START,
             vmalloc_total: VMALLOC_TOTAL,
             backend: Backend::Vmalloc,
@@ -174,6 +184,16 @@ impl FirstChunkRequest {
             form: SummaryForm::V5_2,
             pointer: PointerText::Padded,
         }
+    }
+
+    /// The same on a machine with such words: also sets where the direct mapping and the vmalloc space lie.
+    pub fn on_word(mut self, word: WordSize) -> Self {
+        (self.vmalloc_start, self.vmalloc_total, self.explicit_base) = match word {
+            WordSize::Bits32 => (VMALLOC_START_32, VMALLOC_TOTAL_32, LINEAR_START_32),
+            WordSize::Bits64 => (VMALLOC_START, VMALLOC_TOTAL, LINEAR_START),
+        };
+        self.word = word;
+        self
     }
 
     /// Block of the metadata, bytes.
@@ -206,6 +226,7 @@ impl FirstChunkRequest {
             min_unit_size: self.min_unit_size(),
             topology: &self.topology,
             rules: &self.rules,
+            word: self.word,
         }
     }
 
@@ -222,9 +243,12 @@ impl FirstChunkRequest {
         LayoutInput { dyn_size: 0, atom_size: self.page_size, topology: &topology, ..self.layout_input() }.build()
     }
 
-    /// Sets the first chunk up with the groups one after the other from [`LINEAR_START`].
+    /// Sets the first chunk up with the groups one after the other from [`LINEAR_START`] or [`LINEAR_START_32`].
     pub fn build(&self) -> Result<FirstChunk, LayoutError> {
-        self.set_up(&mut Contiguous::new(LINEAR_START))
+        self.set_up(&mut Contiguous::new(match self.word {
+            WordSize::Bits32 => LINEAR_START_32,
+            WordSize::Bits64 => LINEAR_START,
+        }))
     }
 
     /// Sets the first chunk up in the given memory.
@@ -293,7 +317,7 @@ impl FirstChunkRequest {
         span: u64,
         log: &mut Vec<LogLine>,
     ) -> Result<FirstChunk, LayoutError> {
-        if self.explicit_base.checked_add(span).is_none() {
+        if self.explicit_base.checked_add(span).is_none_or(|end| end > self.word.max()) {
             let limit = format!("must leave {span} bytes below the end of the address space");
             return Err(ConfigError::new("explicit_base", format!("{:#x}", self.explicit_base), limit).into());
         }
@@ -312,7 +336,7 @@ impl FirstChunkRequest {
     /// An address as the summary line prints it.
     pub(crate) fn pointer_text(&self, address: u64) -> String {
         match self.pointer {
-            PointerText::Padded => format!("{address:016x}"),
+            PointerText::Padded => format!("{address:0width$x}", width = self.word.bits() as usize / 4),
             PointerText::Prefixed => format!("{address:#x}"),
             PointerText::Hidden => "(____ptrval____)".to_string(),
         }
@@ -331,6 +355,8 @@ impl FirstChunkRequest {
             check_size(name, value)?;
         }
         check_atom(self.atom_size, self.page_size)?;
+        check_word(self.word, "vmalloc_start", self.vmalloc_start)?;
+        check_word(self.word, "vmalloc_total", self.vmalloc_total)?;
         let power = |name, value: u64, low: u64, high: u64| {
             if value.is_power_of_two() && (low..=high).contains(&value) {
                 return Ok(());

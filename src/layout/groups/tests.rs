@@ -38,6 +38,7 @@ impl Example {
             min_unit_size: min_unit_size(self.page),
             topology,
             rules: &rules,
+            word: WordSize::Bits64,
         };
         let info = input.build().unwrap();
         info.verify(topology, self.page).unwrap();
@@ -59,6 +60,33 @@ fn bases(info: &AllocInfo) -> Vec<u64> {
 
 fn nodes(nr_cpus: &[u32]) -> Topology {
     Topology::from_nodes(nr_cpus).unwrap()
+}
+
+/// Specification 30 section 8: where the kernel wraps, an error.
+#[test]
+fn words_of_32_bits_overflow() {
+    let rules = Preset::by_release("6.12").unwrap().layout;
+    let narrow = |topology: &Topology, static_size| {
+        let input = LayoutInput {
+            static_size,
+            reserved_size: 0,
+            dyn_size: 0,
+            atom_size: 4096,
+            page_size: 4096,
+            min_unit_size: 32_768,
+            topology,
+            rules: &rules,
+            word: WordSize::Bits32,
+        };
+        (input.build(), LayoutInput { word: WordSize::Bits64, ..input }.build())
+    };
+    let many = Topology::flat(4096).unwrap();
+    let (fits, wide) = narrow(&many, (1 << 20) - (28 << 10));
+    assert_eq!(fits.unwrap(), wide.unwrap());
+    let (wraps, wide) = narrow(&many, 1 << 20);
+    let text = wraps.unwrap_err().to_string();
+    assert_eq!(text, "size of all units=0x105000000: overflows a word of word_bits=32");
+    assert_eq!(wide.unwrap().unit_size, (1 << 20) + (20 << 10));
 }
 
 #[test]
@@ -166,6 +194,7 @@ fn hostile_sizes_are_named() {
         min_unit_size: 32_768,
         topology: &topology,
         rules: &rules,
+        word: WordSize::Bits64,
     };
     for (input, parameter) in [
         (LayoutInput { static_size: u64::MAX, ..good }, "static_size"),
