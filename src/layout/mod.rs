@@ -9,9 +9,10 @@
 //!                                                      32
 //! ```
 //!
-//! [`FirstChunkRequest`] is the entry: fill it in, call [`FirstChunkRequest::build`], and get a [`FirstChunk`],
+//! [`Machine`] fills a request for an architecture and a release. [`FirstChunkRequest`] is the entry: fill it in, call [`FirstChunkRequest::build`], and get a [`FirstChunk`],
 //! which the engines and [`AddressMap`](crate::address::AddressMap) start from.
 
+pub mod arch;
 pub mod embed;
 pub mod first_chunk;
 pub mod groups;
@@ -21,6 +22,7 @@ pub mod request;
 pub mod topology;
 pub mod vm_areas;
 
+pub use arch::{ArchPreset, Machine, ARCH_PRESETS};
 pub use first_chunk::{FirstChunk, Region};
 pub use groups::{AllocInfo, Group, LayoutInput};
 pub use memory::{BootMemory, Contiguous, GivenAddresses, PagesOnly, Recorded, TopDown};
