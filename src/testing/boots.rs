@@ -25,7 +25,8 @@ use crate::boot_log::{message, release_number, BootLog, SetupLine, Summary, Summ
 use crate::error::{ConfigError, LayoutError};
 use crate::layout::{FirstChunk, FirstChunkRequest, GivenAddresses, Kind, PagesOnly, Region, Topology};
 use crate::testing::golden_layout::differences;
-use crate::variant::{Preset, PRESETS};
+use crate::units::WordSize;
+use crate::variant::{Build, LayoutRules, Preset, PRESETS};
 
 /// What became of one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,22 +79,10 @@ pub fn preset_for(release: &str) -> Option<&'static Preset> {
     dated.filter(|&(number, _)| number <= wanted).max_by_key(|&(number, _)| number).map(|(_, preset)| preset)
 }
 
-/// The settings that a release may have been built with: `PERCPU_DYNAMIC_SIZE_SHIFT` multiplies the dynamic
-/// constants from 6.6 on.
-fn builds_of(preset: &Preset) -> Vec<crate::variant::LayoutRules> {
-    let rules = preset.layout;
-    if release_number(preset.release) < Some((6, 6, 0)) {
-        return vec![rules];
-    }
-    let scaled = |shift: u32| {
-        let scale = |size: u64| (size >> 10) << shift;
-        crate::variant::LayoutRules {
-            early_size: scale(rules.early_size),
-            dyn_reserve: scale(rules.dyn_reserve),
-            ..rules
-        }
-    };
-    [10, 12, 13].map(scaled).to_vec()
+/// The constants that a release may have been built with: `PERCPU_DYNAMIC_SIZE_SHIFT` is not in its name.
+fn builds_of(preset: &Preset) -> Vec<LayoutRules> {
+    let build = |dyn_shift| preset.layout_for(WordSize::Bits64, Build { dyn_shift, ..Build::default() });
+    [10, 12, 13].into_iter().filter_map(|dyn_shift| build(dyn_shift).ok()).collect()
 }
 
 /// The allocator's lines of a log, trailing blanks off; the architecture's CPU counts are input, not output.

@@ -179,11 +179,9 @@ impl ChunkPlaces {
                         result.shown.push(format!("{}: {text}", result.name));
                     }
                 }
-                Event::Destroy { base: Some(base) } => {
-                    if self.space.release(&self.areas, base.addr).is_err() {
-                        let text = format!("event {}: no chunk at {:#x}", record.index, base.addr);
-                        result.shown.push(format!("{}: {text}", result.name));
-                    }
+                Event::Destroy { base: Some(base) } if self.space.release(&self.areas, base.addr).is_err() => {
+                    let text = format!("event {}: no chunk at {:#x}", record.index, base.addr);
+                    result.shown.push(format!("{}: {text}", result.name));
                 }
                 _ => {}
             }
