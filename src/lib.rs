@@ -21,7 +21,7 @@
 //! chunk        maps, hints and pages of one chunk: search and update
 //! slots        chunk lists in exact order
 //! boot_log     boot lines and messages, written and parsed
-//! layout       topology, groups, first chunk
+//! layout       topology, groups, first chunk; architectures; addresses of later chunks
 //! address      per-CPU pointers and where they lead
 //! backend      pages, mappings and address space, and their faults
 //! engine       requests, frees and the balance worker over all of that

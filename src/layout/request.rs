@@ -35,6 +35,7 @@ use crate::layout::groups::{self, check_atom, check_page_size, check_size, check
 use crate::layout::memory::{BootMemory, Contiguous};
 use crate::layout::page::page;
 use crate::layout::topology::Topology;
+use crate::layout::vm_areas::{Search, VmallocSpace};
 use crate::units::{round_up, WordSize};
 use crate::variant::LayoutRules;
 
@@ -194,6 +195,16 @@ impl FirstChunkRequest {
         };
         self.word = word;
         self
+    }
+
+    /// The empty vmalloc space of the machine, for the addresses of later chunks.
+    pub fn vmalloc_space(&self, search: Search) -> Result<VmallocSpace, ConfigError> {
+        let end = self.vmalloc_total.checked_sub(1).and_then(|last| self.vmalloc_start.checked_add(last));
+        let end = end.filter(|&end| end <= self.word.max()).ok_or_else(|| {
+            let limit = "must not be 0 and end within the address space";
+            ConfigError::new("vmalloc_total", format!("{:#x}", self.vmalloc_total), limit)
+        })?;
+        VmallocSpace::new(search, self.vmalloc_start, end, self.page_size)
     }
 
     /// Block of the metadata, bytes.

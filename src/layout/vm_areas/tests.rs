@@ -1,5 +1,8 @@
 use super::*;
+use crate::layout::{FirstChunkRequest, Topology};
 use crate::testing::random::Random;
+use crate::units::WordSize;
+use crate::variant::Preset;
 
 const ALL: [Search; 3] = [Search::BusyAreas, Search::FreeBlocks, Search::Declarative];
 
@@ -147,6 +150,19 @@ fn too_far_apart_is_no_matter_of_room() {
         let large = AreaSet::new(&[0], &[atom], atom, 4096).unwrap();
         assert_eq!(space.alloc(&large), Err(Refusal::TooFarApart), "no aligned address at all");
         assert_eq!(space.find_base(&large), None);
+    }
+}
+
+#[test]
+fn a_machine_has_its_own_space() {
+    let rules = Preset::by_release("6.12").unwrap().layout;
+    let request = FirstChunkRequest::new(Topology::flat(2).unwrap(), rules, 1000);
+    assert_eq!(request.vmalloc_space(Search::FreeBlocks), Ok(VmallocSpace::x86_64(Search::FreeBlocks)));
+    let narrow = request.clone().on_word(WordSize::Bits32).vmalloc_space(Search::FreeBlocks).unwrap();
+    assert_eq!(narrow.bounds(), (0xf800_0000, 0xff7f_ffff));
+    for (vmalloc_start, vmalloc_total) in [(1 << 32, 0), (u64::MAX, 2), (0, 1 << 20)] {
+        let request = FirstChunkRequest { vmalloc_start, vmalloc_total, ..request.clone() };
+        assert!(request.vmalloc_space(Search::FreeBlocks).is_err());
     }
 }
 
