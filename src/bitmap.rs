@@ -82,6 +82,36 @@ pub fn next_zero(words: &[u64], size: u32, off: u32) -> u32 {
     next(words, size, off, u64::MAX)
 }
 
+/// The lowest clear bit in `off..size` at a multiple of `align`, or `size`; `align` is a power of
+/// two.
+#[inline]
+pub fn next_aligned_zero(words: &[u64], size: u32, off: u32, align: u32) -> u32 {
+    if align >= WORD_BITS {
+        let mut bit = off.next_multiple_of(align);
+        while bit < size && test(words, bit) {
+            bit += align;
+        }
+        return bit.min(size);
+    }
+    if off >= size {
+        return size;
+    }
+    // Every `align`-th bit of a word.
+    let places = u64::MAX / ((1 << align) - 1);
+    let last = ((size - 1) / WORD_BITS) as usize;
+    let words = &words[..=last];
+    let mut index = (off / WORD_BITS) as usize;
+    let mut word = !words[index] & places & mask_from(off);
+    while word == 0 {
+        index += 1;
+        if index > last {
+            return size;
+        }
+        word = !words[index] & places;
+    }
+    (index as u32 * WORD_BITS + word.trailing_zeros()).min(size)
+}
+
 /// The highest set bit in `low..high`.
 #[inline]
 pub fn last_set(words: &[u64], low: u32, high: u32) -> Option<u32> {
@@ -225,6 +255,16 @@ mod tests {
             prop_assert_eq!(next_zero(&words, size, a), find(false));
             prop_assert_eq!(last_set(&words, a, size), (a..size).rev().find(|i| bits[*i as usize]));
             prop_assert_eq!(count_set(&words, a, size), (a..size).filter(|i| bits[*i as usize]).count() as u32);
+        }
+
+        #[test]
+        fn aligned_searches_meet_their_definition(
+            bits in prop::collection::vec(prop::bool::weighted(0.9), 1..600), a in 0u32..620, b in 0u32..620, shift in 0u32..9,
+        ) {
+            let words = pack(&bits);
+            let (size, align) = (b.min(bits.len() as u32), 1 << shift);
+            let found = (a..size).find(|i| i % align == 0 && !bits[*i as usize]).unwrap_or(size);
+            prop_assert_eq!(next_aligned_zero(&words, size, a, align), found);
         }
 
         #[test]

@@ -159,6 +159,11 @@ impl Chunk {
         // To 5.1 the window is not bounded by the map; with hints as kept here it never
         // finds anything beyond.
         let end = (start + bits + ctx.geometry.block_bits()).min(self.nr_bits().0);
+        if bits == 1 && align <= ctx.geometry.block_bits() {
+            // A single bit fits at the first aligned clear one, and passes over nothing that counts.
+            let off = bitmap::next_aligned_zero(&self.alloc_map, end, start, align);
+            return (off < end).then_some(Found { off, skipped: (0, 0) });
+        }
         let mut start = start;
         let mut skipped = (0, 0);
         loop {

@@ -102,7 +102,28 @@ impl Chunk {
 
     /// Recomputes the hints of block `index` from the map, from behind the scan hint if there is
     /// one.
-    fn refresh_block(&mut self, ctx: &Context, index: usize) {
+    ///
+    /// `behind` is the bit behind the allocation. Where nothing below it is free and the contig run
+    /// reached the right edge, that bit to the edge is all there is, and the map need not be read.
+    #[inline]
+    fn refresh_block(&mut self, ctx: &Context, index: usize, behind: u32) {
+        let bits = ctx.geometry.block_bits();
+        let block = &mut self.blocks[index];
+        let (start, edge) = (behind as i32, bits as i32);
+        let in_run = block.contig_hint_start <= start && block.contig_hint_start + block.contig_hint == edge;
+        if in_run && start < edge && start == block.first_free && block.scan_hint == 0 {
+            block.contig_hint = edge - start;
+            block.contig_hint_start = start;
+            block.right_free = edge - start;
+            if !ctx.rules.scan_hints {
+                block.left_free = 0;
+            }
+            return;
+        }
+        self.rescan_block(ctx, index);
+    }
+
+    fn rescan_block(&mut self, ctx: &Context, index: usize) {
         let bits = ctx.geometry.block_bits();
         let base = index as u32 * bits;
         let block = &mut self.blocks[index];
@@ -120,6 +141,39 @@ impl Chunk {
         for (start, end) in bitmap::clear_runs(&self.alloc_map, base + from as u32, base + bits) {
             block.update((start - base) as i32, (end - base) as i32, &ctx.rules);
         }
+    }
+
+    /// Recomputes the chunk-wide hint after an allocation inside its run; `behind` is the bit behind
+    /// the allocation.
+    ///
+    /// Where nothing below that bit is free and the run reached the end of the map, that bit to the end
+    /// is all there is, and the blocks need not be read; the first block must know its right edge, or
+    /// the walk over the blocks would not see it.
+    #[inline]
+    fn refresh_chunk_after_alloc(&mut self, ctx: &Context, behind: i32) {
+        let md = &mut self.md;
+        let (start, end) = (behind, md.nr_bits);
+        let in_run = md.contig_hint_start <= start && md.contig_hint_start + md.contig_hint == end;
+        if in_run && start < end && start == md.first_free && md.scan_hint == 0 {
+            let shift = ctx.geometry.block_bits_shift();
+            let bits = ctx.geometry.block_bits() as i32;
+            let block = &self.blocks[(start >> shift) as usize];
+            if block.right_free == bits - (start & (bits - 1)) {
+                md.contig_hint = end - start;
+                md.contig_hint_start = start;
+                if ctx.rules.scan_hints {
+                    md.right_free = end - start;
+                }
+                if ctx.rules.exact_empty_pages {
+                    return;
+                }
+                if ctx.geometry.block_is_page() {
+                    self.nr_empty_pop_pages = self.populated_pages_within(ctx, start as u32, end as u32) as i32;
+                    return;
+                }
+            }
+        }
+        self.refresh_chunk(ctx, false);
     }
 
     /// Recomputes the chunk-wide hint from the blocks. Since 5.2 from behind the scan hint,
@@ -185,7 +239,7 @@ impl Chunk {
             if rules.scan_hints && start == 0 {
                 block.left_free = 0;
             }
-            self.refresh_block(ctx, first);
+            self.refresh_block(ctx, first, start + len);
         } else {
             block.left_free = block.left_free.min(from);
             block.right_free = if first == last { block.right_free.min((bits - end) as i32) } else { 0 };
@@ -207,7 +261,7 @@ impl Chunk {
                     block.left_free = 0;
                 }
                 if end as i32 > block.contig_hint_start {
-                    self.refresh_block(ctx, last);
+                    self.refresh_block(ctx, last, end);
                 } else {
                     block.left_free = 0;
                     block.right_free = block.right_free.min((bits - end) as i32);
@@ -232,7 +286,7 @@ impl Chunk {
             self.md.break_scan_hint(from, to);
         }
         if self.md.contig_hit(from, to, rules) {
-            self.refresh_chunk(ctx, false);
+            self.refresh_chunk_after_alloc(ctx, to);
         }
     }
 

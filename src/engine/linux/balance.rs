@@ -204,7 +204,7 @@ impl Linux {
             }
             (Stop::Create, stage) => match done {
                 Done::Created(id) => {
-                    self.relocate(id, None);
+                    self.enlist(id);
                     *stage = Stage::Want;
                 }
                 _ => *stage = self.after_populate(),

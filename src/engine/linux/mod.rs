@@ -30,6 +30,7 @@ mod tests;
 mod verify;
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 pub use balance::{Done, Stop, Worker};
@@ -103,7 +104,7 @@ impl Linux {
             linux.first = Some(ChunkId(0));
             linux.boot_base = boot.base_addr;
             linux.chunks.push(Some(Box::new(first)));
-            linux.relocate(ChunkId(0), None);
+            linux.enlist(ChunkId(0));
         }
         linux
     }
@@ -201,59 +202,44 @@ impl Linux {
     /// The list for `size` bytes.
     #[inline]
     fn size_to_slot(&self, size: Bytes) -> u32 {
-        if size == self.ctx.geometry.unit_size() {
-            self.numbers.free
-        } else {
-            Geometry::slot_formula(size)
-        }
+        slot_of_size(&self.ctx, &self.numbers, size)
     }
 
     /// The list that a chunk belongs on by its hints.
     #[inline]
     pub(crate) fn chunk_slot(&self, chunk: &Chunk) -> u32 {
-        let g = &self.ctx.geometry;
-        if chunk.free_bytes() < g.min_alloc_size() || chunk.md.contig_hint == 0 {
-            return 0;
-        }
-        if self.ctx.rules.slot_by_contig {
-            self.size_to_slot(g.bits_to_bytes(Bits(chunk.md.contig_hint as u32)))
-        } else {
-            self.size_to_slot(chunk.free_bytes())
-        }
+        slot_of(&self.ctx, &self.numbers, chunk)
     }
 
-    /// Moves a chunk to the list of its hints, coming from list `from` (`None` = new). The list it
-    /// is physically on does not matter (20 section 2).
-    #[inline]
-    fn relocate(&mut self, id: ChunkId, from: Option<u32>) {
-        if id.is_reserved() {
+    /// Puts a new or reintegrated chunk to the front of the list of its hints.
+    fn enlist(&mut self, id: ChunkId) {
+        let chunk = self.chunk(id).expect("the chunk exists");
+        if id.is_reserved() || chunk.isolated {
             return;
         }
-        let chunk = self.chunks[id.0 as usize].as_deref().expect("the chunk exists");
-        if chunk.isolated {
-            return;
-        }
-        let to = self.chunk_slot(chunk);
-        match from {
-            Some(from) if from == to => {}
-            Some(from) if from > to => self.slots.push_back(to, id),
-            _ => self.slots.push_front(to, id),
-        }
+        let slot = self.chunk_slot(chunk);
+        self.slots.push_front(slot, id);
     }
 
     /// Runs `change` on a chunk, then relocates it and lets the global page count follow.
     #[inline]
     fn change<T>(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk, &Context) -> T) -> T {
-        let ctx = self.ctx;
-        let from = self.chunk_slot(self.chunk(id).expect("the chunk exists"));
-        let chunk = self.chunk_mut(id);
+        let Self { ctx, numbers, chunks, reserved, slots, nr_empty_pop_pages, .. } = self;
+        let chunk = if id.is_reserved() { reserved.as_deref_mut() } else { chunks[id.0 as usize].as_deref_mut() };
+        let chunk = chunk.expect("the chunk exists");
+        let from = slot_of(ctx, numbers, chunk);
         let before = chunk.nr_empty_pop_pages;
-        let result = change(chunk, &ctx);
-        let gained = chunk.nr_empty_pop_pages - before;
-        if gained != 0 && !chunk.isolated && !id.is_reserved() {
-            self.nr_empty_pop_pages += gained;
+        let result = change(chunk, ctx);
+        if id.is_reserved() || chunk.isolated {
+            return result;
         }
-        self.relocate(id, Some(from));
+        *nr_empty_pop_pages += chunk.nr_empty_pop_pages - before;
+        let to = slot_of(ctx, numbers, chunk);
+        match from.cmp(&to) {
+            Ordering::Less => slots.push_front(to, id),
+            Ordering::Equal => {}
+            Ordering::Greater => slots.push_back(to, id),
+        }
         result
     }
 
@@ -336,7 +322,7 @@ impl Linux {
             chunk.isolated = false;
             let own = chunk.nr_empty_pop_pages;
             self.nr_empty_pop_pages += own;
-            self.relocate(id, None);
+            self.enlist(id);
         }
     }
 
@@ -380,7 +366,7 @@ impl Linux {
     /// Makes a chunk at `base` that nobody asked for and puts it on its list.
     pub(crate) fn adopt_chunk(&mut self, base: u64) {
         let id = self.create_chunk_at(base);
-        self.relocate(id, None);
+        self.enlist(id);
     }
 
     /// Removes a chunk that a recording says is gone, with whatever it holds.
@@ -452,6 +438,29 @@ impl Linux {
         self.stats.chunk_destroyed();
         self.backend.destroy(id, chunk.base_addr, chunk.nr_pages);
     }
+}
+
+/// The list for `size` bytes.
+#[inline]
+fn slot_of_size(ctx: &Context, numbers: &SlotNumbers, size: Bytes) -> u32 {
+    if size == ctx.geometry.unit_size() {
+        numbers.free
+    } else {
+        Geometry::slot_formula(size)
+    }
+}
+
+/// The list that a chunk belongs on by its hints (20 section 1). The list it is physically on does not
+/// matter (20 section 2).
+#[inline]
+fn slot_of(ctx: &Context, numbers: &SlotNumbers, chunk: &Chunk) -> u32 {
+    let g = &ctx.geometry;
+    if chunk.free_bytes() < g.min_alloc_size() || chunk.md.contig_hint == 0 {
+        return 0;
+    }
+    let size =
+        if ctx.rules.slot_by_contig { g.bits_to_bytes(Bits(chunk.md.contig_hint as u32)) } else { chunk.free_bytes() };
+    slot_of_size(ctx, numbers, size)
 }
 
 impl Engine for Linux {

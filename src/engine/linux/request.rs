@@ -117,7 +117,7 @@ impl Linux {
         match chunk {
             None => Progress::Done(self.fail(task, Reason::NoChunk)),
             Some(id) => {
-                self.relocate(id, None);
+                self.enlist(id);
                 self.search_on(task)
             }
         }
