@@ -131,15 +131,18 @@ data:
 	@if [ -f tests/data/layouts.jsonl ] && [ -f tests/data/dmesg-corpus.jsonl ]; then $(MAKE) --no-print-directory boots \
 	  LAYOUTS=tests/data/layouts.jsonl CORPUS=tests/data/dmesg-corpus.jsonl; fi
 
+# FIDELITY=docs/fidelity.md writes the figures of these three into that document.
+TABLE = $(if $(FIDELITY),--table $(FIDELITY))
+
 golden:
-	$(EXAMPLE) golden -- $(GOLDEN)
+	$(EXAMPLE) golden -- $(GOLDEN) $(TABLE)
 
 recordings:
-	$(EXAMPLE) recordings -- $(RECORDINGS) $(if $(FIDELITY),--table $(FIDELITY))
+	$(EXAMPLE) recordings -- $(RECORDINGS) $(TABLE)
 
 boots:
 	@test -n '$(LAYOUTS)' -a -n '$(CORPUS)' || { echo 'make boots LAYOUTS=FILE CORPUS=FILE' >&2; exit 2; }
-	$(EXAMPLE) boots -- $(LAYOUTS) $(CORPUS)
+	$(EXAMPLE) boots -- $(LAYOUTS) $(CORPUS) $(TABLE)
 
 # ---- long work, out of CI --------------------------------------------------------------
 

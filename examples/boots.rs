@@ -1,10 +1,12 @@
 //! Recomputes boots: `boots LAYOUTS CORPUS`, either of which may be empty. Exits with 1 if any log differs.
+//! `--table FILE` writes the outcome into a document.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::process::ExitCode;
 
 use percpu::testing::boots::{public_boot, recorded_boot, Totals, Verdict};
+use percpu::testing::tables::{split_arguments, write_between};
 use serde_json::Value;
 
 fn run(path: &str, recompute: fn(&Value) -> Verdict, totals: &mut Totals) -> io::Result<()> {
@@ -27,12 +29,20 @@ fn run(path: &str, recompute: fn(&Value) -> Verdict, totals: &mut Totals) -> io:
 }
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
+    let (document, arguments) = split_arguments("--table");
     let mut totals = Totals::default();
-    for recompute in [recorded_boot as fn(&Value) -> Verdict, public_boot] {
-        let Some(path) = arguments.next().filter(|path| !path.is_empty()) else { continue };
-        if let Err(error) = run(&path, recompute, &mut totals) {
+    for (path, recompute) in arguments.iter().zip([recorded_boot as fn(&Value) -> Verdict, public_boot]) {
+        if path.is_empty() {
+            continue;
+        }
+        if let Err(error) = run(path, recompute, &mut totals) {
             eprintln!("{path}: {error}");
+            return ExitCode::from(2);
+        }
+    }
+    if let Some(document) = document {
+        if let Err(error) = write_between(&document, "boots", &format!("`{}`", totals.line())) {
+            eprintln!("boots: {error}");
             return ExitCode::from(2);
         }
     }

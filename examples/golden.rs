@@ -1,12 +1,14 @@
 //! Runs every golden file below a directory: `make golden GOLDEN=DIR`.
 //!
 //! `--verify` checks every invariant after every operation; `--naive` runs the slow
-//! implementation instead of the engine.
+//! implementation instead of the engine; `--table FILE` writes the figures into a document.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use percpu::testing::golden::{run_file_with, Options, Report};
+use percpu::testing::tables::{split_arguments, write_between};
 use rayon::prelude::*;
 
 /// Every `*.jsonl.gz` below `path`, sorted.
@@ -25,8 +27,23 @@ fn files_below(path: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Figures by directory, as a table.
+fn table(reports: &[(String, Report)]) -> String {
+    let mut rows = BTreeMap::new();
+    for (directory, report) in reports {
+        rows.entry(directory).or_insert_with(Report::default).add(report.clone());
+    }
+    let mut out = String::from("| directory | files | operations | whole states | differences | without an engine |\n");
+    out += "|---|---|---|---|---|---|\n";
+    for (directory, r) in rows {
+        let Report { files, operations, states, differences, without_engine, .. } = r;
+        out += &format!("| {directory} | {files} | {operations} | {states} | {differences} | {without_engine} |\n");
+    }
+    out
+}
+
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (document, args) = split_arguments("--table");
     let flag = |name: &str| args.iter().any(|arg| arg == name);
     let options = Options { verify: flag("--verify"), naive: flag("--naive"), ..Options::default() };
     let mut files = Vec::new();
@@ -36,18 +53,24 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
+    let run = |path: &PathBuf| {
+        let directory = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+        // A file that cannot be run is a difference; the others are run all the same.
+        let unreadable = |error| Report { files: 1, differences: 1, shown: vec![error], ..Report::default() };
+        (directory, run_file_with(path, &options).unwrap_or_else(unreadable))
+    };
+    let reports: Vec<(String, Report)> = files.par_iter().map(run).collect();
     let mut total = Report::default();
-    for result in files.par_iter().map(|path| run_file_with(path, &options)).collect::<Vec<_>>() {
-        match result {
-            Ok(report) => total.add(report),
-            Err(error) => {
-                eprintln!("golden: {error}");
-                return ExitCode::from(2);
-            }
-        }
-    }
+    reports.iter().for_each(|(_, report)| total.add(report.clone()));
     for shown in &total.shown {
         println!("{shown}");
+    }
+    if let Some(document) = document {
+        let text = format!("{}\n`{}`\n", table(&reports), total.summary());
+        if let Err(error) = write_between(&document, "golden", &text) {
+            eprintln!("golden: {error}");
+            return ExitCode::from(2);
+        }
     }
     println!("{}", total.summary());
     ExitCode::from(u8::from(total.differences + total.without_engine > 0 || total.files == 0))

@@ -11,10 +11,9 @@ use std::process::ExitCode;
 use percpu::testing::recordings::{
     find_initial, find_runs, initial_file_difference, initial_summary, run, summary, table,
 };
+use percpu::testing::tables::{split_arguments, write_between};
+use rayon::iter::Either;
 use rayon::prelude::*;
-
-const BEGIN: &str = "<!-- recordings -->";
-const END: &str = "<!-- /recordings -->";
 
 fn main() -> ExitCode {
     match replay_all() {
@@ -27,21 +26,26 @@ fn main() -> ExitCode {
 }
 
 fn replay_all() -> Result<bool, String> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let file = args.iter().position(|arg| arg == "--table").and_then(|at| args.get(at + 1));
-    let dir = args.first().filter(|arg| !arg.starts_with("--")).ok_or("which directory?")?;
+    let (document, args) = split_arguments("--table");
+    let dir = args.first().ok_or("which directory?")?;
     let dirs = find_runs(Path::new(dir)).map_err(|error| format!("{dir}: {error}"))?;
-    let runs = dirs.par_iter().map(|dir| run(dir)).collect::<Result<Vec<_>, _>>()?;
-    if runs.is_empty() {
+    if dirs.is_empty() {
         return Err(format!("{dir}: no recording"));
     }
+    // A recording that cannot be read is an error; the others are replayed all the same.
+    let (runs, unreadable): (Vec<_>, Vec<_>) =
+        dirs.par_iter().map(|dir| run(dir)).partition_map(|result| match result {
+            Ok(run) => Either::Left(run),
+            Err(error) => Either::Right(error),
+        });
     let rows = table(&runs);
     print!("{rows}");
     for shown in runs.iter().flat_map(|run| &run.shown) {
         println!("{shown}");
     }
-    if let Some(file) = file {
-        write_table(file, &format!("{rows}\n`{}`\n", summary(&runs)))?;
+    unreadable.iter().for_each(|error| println!("{error}"));
+    if let Some(document) = document {
+        write_between(&document, "recordings", &format!("{rows}\n`{}`\n", summary(&runs)))?;
     }
     let files = find_initial(Path::new(dir)).map_err(|error| format!("{dir}: {error}"))?;
     let found = files.par_iter().map(|file| initial_file_difference(file)).collect::<Result<Vec<_>, _>>()?;
@@ -52,14 +56,5 @@ fn replay_all() -> Result<bool, String> {
     let diverged = runs.iter().any(|run| run.totals.diverged > 0);
     let states = runs.iter().any(|run| run.states_equal < run.states);
     let bases = runs.iter().any(|run| run.bases_predicted < run.bases);
-    Ok(!diverged && !states && !bases && equal == found.len())
-}
-
-/// Replaces what stands between the markers.
-fn write_table(file: &str, rows: &str) -> Result<(), String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-    let marker = |marker: &str| text.find(marker).ok_or_else(|| format!("{file}: no {marker}"));
-    let (begin, end) = (marker(BEGIN)? + BEGIN.len(), marker(END)?);
-    let text = format!("{}\n\n{rows}\n{}", &text[..begin], &text[end..]);
-    std::fs::write(file, text).map_err(|error| format!("{file}: {error}"))
+    Ok(!diverged && !states && !bases && equal == found.len() && unreadable.is_empty())
 }

@@ -137,21 +137,24 @@ pub fn last_set(words: &[u64], low: u32, high: u32) -> Option<u32> {
 }
 
 /// Calls `apply` with each word of `from..to` and the mask of its bits in the range.
-#[inline]
+#[inline(always)]
 fn for_masks(words: &mut [u64], from: u32, to: u32, mut apply: impl FnMut(&mut u64, u64)) {
     if from >= to {
         return;
     }
     let first = (from / WORD_BITS) as usize;
     let last = ((to - 1) / WORD_BITS) as usize;
-    if first == last {
-        return apply(&mut words[first], mask_from(from) & mask_below(to));
+    let words = &mut words[first..=last];
+    let (head, tail) = (mask_from(from), mask_below(to));
+    match words {
+        [one] => apply(one, head & tail),
+        [first, middle @ .., last] => {
+            apply(first, head);
+            middle.iter_mut().for_each(|word| apply(word, u64::MAX));
+            apply(last, tail);
+        }
+        [] => {}
     }
-    apply(&mut words[first], mask_from(from));
-    for word in &mut words[first + 1..last] {
-        apply(word, u64::MAX);
-    }
-    apply(&mut words[last], mask_below(to));
 }
 
 /// Sets the bits `from..to`.

@@ -14,3 +14,4 @@ pub mod random;
 pub mod recordings;
 #[cfg(test)]
 pub mod shadow;
+pub mod tables;

@@ -272,8 +272,8 @@ impl Linux {
         let chunk = self.chunk(id).expect("the chunk exists");
         if chunk.free_bytes() == self.ctx.geometry.unit_size() && !chunk.isolated {
             // Boot chunks too, in the rare case that one serves a whole unit.
-            let other = self.slots.iter(self.numbers.free).any(|other| other != id);
-            if other {
+            let head = self.slots.head(self.numbers.free);
+            if head.is_some_and(|head| head != id || self.slots.next(id).is_some()) {
                 self.schedule_balance();
             }
         } else if self.ctx.rules.depopulate && self.should_reclaim(id) {
@@ -286,8 +286,10 @@ impl Linux {
     /// Statistics and maps of a free, without what it may schedule.
     fn release_area(&mut self, id: ChunkId, bit: u32) -> Bytes {
         self.stats.freed();
-        self.chunk_mut(id).nr_alloc -= 1;
-        let bits = self.change(id, |chunk, ctx| chunk.free_area(ctx, bit));
+        let bits = self.change(id, |chunk, ctx| {
+            chunk.nr_alloc -= 1;
+            chunk.free_area(ctx, bit)
+        });
         self.ctx.geometry.bits_to_bytes(bits)
     }
 
