@@ -42,7 +42,7 @@ define fill
 endef
 
 .PHONY: help demo test check golden recordings boots bench fuzz notebooks docs test-all
-.PHONY: build deps-dev rustfmt clippy cargo-test pytest stubtest ruff data readme dist clean
+.PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -96,7 +96,7 @@ readme: build
 
 # ---- tests -----------------------------------------------------------------------------
 
-test: rustfmt clippy cargo-test build pytest stubtest ruff data
+test: rustfmt clippy cargo-test cargo-doc build pytest stubtest ruff data
 
 check: rustfmt ruff build
 	cargo clippy --quiet --all-targets --features testing -- -D warnings
@@ -113,6 +113,10 @@ clippy: $(VENV)/.deps-run
 # Needs no Python.
 cargo-test:
 	cargo test --quiet --features testing
+
+# Nor does this.
+cargo-doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --features testing
 
 pytest: build $(VENV)/.deps-dev
 	$(PY) -m pytest -q

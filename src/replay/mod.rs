@@ -10,8 +10,8 @@
 //!
 //! The recording says *when* things happened, the engine *what* happens. A request or the
 //! worker runs until the kernel would drop its lock and goes on when the line is read that
-//! shows it did ([`machine`]); lines that come before the request they belong to make it start
-//! early ([`lookahead`]).
+//! shows it did (`machine`); lines that come before the request they belong to make it start
+//! early (`lookahead`).
 //!
 //! Where prediction and recording differ, the replay goes back a little, forces what was
 //! recorded and goes on, so that one difference does not become thousands. Before that it tries

@@ -3,7 +3,7 @@
 //! # Design
 //!
 //! The three Linux generations in one: what differs is a flag of
-//! [`Rules`](crate::variant::Rules). `request` serves requests, `balance` is the worker that
+//! [`Rules`]. `request` serves requests, `balance` is the worker that
 //! destroys surplus chunks, gives pages back and keeps a few empty pages ready; this file
 //! holds the state, frees, and the moves of chunks between lists.
 //!
