@@ -17,7 +17,7 @@ from percpu.errors import (
     TraceError,
     VerifyError,
 )
-from percpu.layout import FirstChunkLayout, Group, Topology
+from percpu.layout import FirstChunkLayout, Group, Region, Topology
 from percpu.replay import Replay, replay
 from percpu.results import Result
 from percpu.trace import Trace, read_trace
@@ -37,6 +37,7 @@ __all__ = [
     "InvalidRequest",
     "LayoutError",
     "PercpuError",
+    "Region",
     "Replay",
     "Result",
     "StaleChunk",

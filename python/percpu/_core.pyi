@@ -51,7 +51,8 @@ def replay(trace: Trace, allocator: Allocator, sample_every: int) -> Replay: ...
 @final
 class FirstChunkLayout:
     # cpu_to_node: (nr_cpu_ids,) with -1 for ids that are not possible; cpu_distances: (n, n) or None.
-    # first_chunk: "embed" or "page". early_size None: the preset's.
+    # first_chunk: "auto", "embed", "page" or "up". early_size None: the preset's; block_size None: the page;
+    # vmalloc_size None: that of x86-64 or x86-32; group_addresses None: one after the other.
     @staticmethod
     def build(
         kernel: str,
@@ -62,12 +63,19 @@ class FirstChunkLayout:
         atom_size: int,
         page_size: int,
         early_size: int | None,
+        min_alloc_size: int,
+        block_size: int | None,
+        word_bits: int,
+        vmalloc_size: int | None,
+        group_addresses: list[int] | None,
         cpu_to_node: NDArray[np.int32],
         cpu_distances: NDArray[np.uint32] | None,
     ) -> FirstChunkLayout: ...
     # kernel, first_chunk, page_size, static_size, reserved_size, dyn_size, unit_size, atom_size, alloc_size, nr_units,
     # nr_groups, nr_cpus, base_addr, size_sum.
     def record(self) -> dict[str, Any]: ...
+    # (base_addr, start_offset, size, end_offset, nr_pages) of the first and of the reserved chunk, bytes and pages.
+    def regions(self) -> tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int] | None]: ...
     # One per cpu id; unit_map is -1 for ids that are not possible.
     def unit_map(self) -> NDArray[np.int32]: ...
     def unit_offsets(self) -> NDArray[np.uint64]: ...

@@ -78,7 +78,9 @@ def demo(out: Path) -> int:
         mpl.use("Agg")
         halfway = workload.start.copy()
         percpu.replay(workload.trace[: len(workload.trace) * 4 // 5], halfway)
-        busy = max((chunk for chunk in halfway.chunks.values() if not chunk.immutable), key=lambda chunk: chunk.nr_alloc)
+        busy = max(
+            (chunk for chunk in halfway.chunks.values() if not chunk.immutable), key=lambda chunk: chunk.nr_alloc
+        )
         busy.plot().figure.savefig(out / "chunk.png", dpi=120)
         second.plot().figure.savefig(out / "timeline.png", dpi=120)
         pictures = f"{out / 'chunk.png'}, {out / 'timeline.png'}"

@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dyn", type=_size, default=28 << 10, metavar="BYTES", help="default: 28K")
     sub.add_argument("--atom", type=_size, default=2 << 20, metavar="BYTES", help="default: 2M")
     sub.add_argument("--page-size", type=_size, default=4096, metavar="BYTES", help="default: 4K")
-    sub.add_argument("--first-chunk", choices=("embed", "page"), default="embed")
+    sub.add_argument("--first-chunk", choices=("auto", "embed", "page", "up"), default="auto")
     sub.add_argument("--kernel", default="6.12", help="release or engine (default: %(default)s)")
 
     sub = verb("replay", _replay, "replay a recording from its start state and compare every placement")

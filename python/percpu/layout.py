@@ -243,6 +243,26 @@ class Group(NamedTuple):
     cpu_map: np.ndarray
 
 
+class Region(NamedTuple):
+    """Part of the boot area that becomes a chunk.
+
+    Attributes
+    ----------
+    base_addr : int
+        Address of the chunk, page aligned.
+    start_offset, size_bytes, end_offset : int
+        Bytes hidden before, served, and hidden behind.
+    nr_pages : int
+        Pages of the chunk.
+    """
+
+    base_addr: int
+    start_offset: int
+    size_bytes: int
+    end_offset: int
+    nr_pages: int
+
+
 class FirstChunkLayout:
     """The first chunk: unit size, groups, units, regions. Made by `build`.
 
@@ -272,9 +292,14 @@ class FirstChunkLayout:
         atom_size: int = 2 << 20,
         topology: Topology | int = 1,
         kernel: str = "6.12",
-        first_chunk: str = "embed",
+        first_chunk: str = "auto",
         page_size: int = 4096,
         early_size: int | None = None,
+        min_alloc_size: int = 4,
+        block_size: int | None = None,
+        word_bits: int = 64,
+        vmalloc_size: int | None = None,
+        group_addresses: Sequence[int] | None = None,
     ) -> FirstChunkLayout:
         """Compute the layout that a kernel would choose.
 
@@ -292,12 +317,22 @@ class FirstChunkLayout:
             The machine; a number stands for so many CPUs on one node.
         kernel : str, optional
             Release or engine, see `kernels`.
-        first_chunk : {"embed", "page"}, optional
-            Which first-chunk allocator; "page" uses one group, pages as atoms and no dynamic size.
+        first_chunk : {"auto", "embed", "page", "up"}, optional
+            Which first-chunk allocator. "auto" and "embed" embed the units in the direct mapping and fall back to
+            "page" as the kernel does, where the groups lie too far apart; "page" uses one group, pages as atoms and
+            no dynamic size; "up" is a kernel built for one CPU, which ignores the sizes.
         page_size : int, optional
             Bytes.
         early_size : int, optional
             Bytes that the first dynamic region has at least; the release's own by default.
+        min_alloc_size, block_size : int, optional
+            Bytes of a granule and of a metadata block; 4 and one page in the kernel.
+        word_bits : {64, 32}, optional
+            The machine's word; sizes and addresses that overflow it are errors.
+        vmalloc_size : int, optional
+            Bytes of the vmalloc space; that of x86 by default.
+        group_addresses : sequence of int, optional
+            Address of each group's memory, in the order of the groups; one after the other by default.
 
         Returns
         -------
@@ -324,15 +359,32 @@ class FirstChunkLayout:
             "page_size": integer("page_size", page_size, 1, 1 << 40, LayoutError),
             "early_size": None if early_size is None else integer("early_size", early_size, 0, 1 << 40, LayoutError),
         }
-        choice("first_chunk", first_chunk, ("embed", "page"))
+        large = (1 << 64) - 1
+        more = {
+            "min_alloc_size": integer("min_alloc_size", min_alloc_size, 1, 1 << 40, LayoutError),
+            "block_size": None if block_size is None else integer("block_size", block_size, 1, 1 << 40, LayoutError),
+            "word_bits": integer("word_bits", word_bits, 32, 64, LayoutError),
+            "vmalloc_size": None
+            if vmalloc_size is None
+            else integer("vmalloc_size", vmalloc_size, 0, large, LayoutError),
+            "group_addresses": None
+            if group_addresses is None
+            else tuple(integer("group_addresses", address, 0, large, LayoutError) for address in group_addresses),
+        }
+        choice("first_chunk", first_chunk, ("auto", "embed", "page", "up"))
+        if more["word_bits"] not in (32, 64):
+            raise LayoutError(f"word_bits={word_bits}: must be 32 or 64")
+        if first_chunk == "up" and topology.nr_cpus != 1:
+            raise LayoutError(f"topology={topology!r}: a kernel without SMP has one CPU")
         self = cls.__new__(cls)
-        self._arguments = {"topology": topology, "kernel": preset[0], "first_chunk": first_chunk, **sizes}
+        self._arguments = {"topology": topology, "kernel": preset[0], "first_chunk": first_chunk, **sizes, **more}
         self._core = _core.FirstChunkLayout.build(
             kernel=preset[0],
             first_chunk=first_chunk,
             cpu_to_node=topology.cpu_to_node,
             cpu_distances=topology.distances,
             **sizes,
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in more.items()},
         )
         self._record = self._core.record()
         return self
@@ -391,6 +443,22 @@ class FirstChunkLayout:
     def groups(self) -> tuple[Group, ...]:
         """The groups in order."""
         return tuple(Group(base, _read_only(cpus)) for base, cpus in self._core.groups())
+
+    @property
+    def base_addr(self) -> int:
+        """Address of the lowest group: unit offsets count from it."""
+        return self._record["base_addr"]
+
+    @property
+    def first(self) -> Region:
+        """What the first chunk serves."""
+        return Region(*self._core.regions()[0])
+
+    @property
+    def reserved(self) -> Region | None:
+        """What the reserved chunk serves; None without one."""
+        region = self._core.regions()[1]
+        return None if region is None else Region(*region)
 
     @property
     def unit_map(self) -> np.ndarray:

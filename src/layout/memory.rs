@@ -4,7 +4,7 @@
 //!
 //! The layout does not care where its groups lie; the caller injects a [`BootMemory`]. Three are built in: one
 //! after the other ([`Contiguous`]), from the top of the CPU's node as the kernel's early allocator does
-//! ([`TopDown`]), and a list of given addresses ([`GivenAddresses`]). [`Recorded`] keeps the lists of what was
+//! ([`TopDown`]), and lists of given addresses ([`GivenAddresses`], [`GivenGroups`]). [`Recorded`] keeps the lists of what was
 //! asked and given back.
 //!
 //! # Units
@@ -84,6 +84,23 @@ impl BootMemory for GivenAddresses {
         let taken = usize::try_from(nr_pages).unwrap_or(usize::MAX).min(had);
         self.addresses.drain(..taken);
         taken as u64 == nr_pages
+    }
+}
+
+/// Blocks at given addresses, in the order of requests; single pages without end.
+#[derive(Clone, Debug)]
+pub struct GivenGroups(GivenAddresses);
+
+impl GivenGroups {
+    /// Serves `addresses` in order.
+    pub fn new(addresses: impl IntoIterator<Item = u64>) -> Self {
+        Self(GivenAddresses::new(addresses))
+    }
+}
+
+impl BootMemory for GivenGroups {
+    fn alloc(&mut self, cpu: u32, node: u32, size: u64, align: u64) -> Option<u64> {
+        self.0.alloc(cpu, node, size, align)
     }
 }
 

@@ -25,7 +25,7 @@ pub mod vm_areas;
 pub use arch::{ArchPreset, Machine, ARCH_PRESETS};
 pub use first_chunk::{FirstChunk, Region};
 pub use groups::{AllocInfo, Group, LayoutInput};
-pub use memory::{BootMemory, Contiguous, GivenAddresses, PagesOnly, Recorded, TopDown};
+pub use memory::{BootMemory, Contiguous, GivenAddresses, GivenGroups, PagesOnly, Recorded, TopDown};
 pub use request::{Backend, FirstChunkRequest, Kind};
 pub use topology::{Distance, Topology, MAX_CPUS};
 pub use vm_areas::{AreaSet, VmallocSpace};

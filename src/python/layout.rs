@@ -7,7 +7,8 @@ use pyo3::types::PyDict;
 use super::errors;
 use crate::boot_log::BootLog;
 use crate::error::ConfigError;
-use crate::layout::{Distance, FirstChunk, FirstChunkRequest, Kind, Topology};
+use crate::layout::{Distance, FirstChunk, FirstChunkRequest, GivenGroups, Kind, Region, Topology};
+use crate::units::WordSize;
 use crate::variant::Preset;
 
 /// A preset by release.
@@ -31,6 +32,8 @@ fn topology(
     }
 }
 
+type RegionRow = (u64, u64, u64, u64, u32);
+
 /// The first chunk of a machine.
 #[pyclass(frozen, module = "percpu._core")]
 pub struct FirstChunkLayout {
@@ -52,6 +55,11 @@ impl FirstChunkLayout {
         atom_size: u64,
         page_size: u64,
         early_size: Option<u64>,
+        min_alloc_size: u64,
+        block_size: Option<u64>,
+        word_bits: u32,
+        vmalloc_size: Option<u64>,
+        group_addresses: Option<Vec<u64>>,
         cpu_to_node: PyReadonlyArray1<'_, i32>,
         cpu_distances: Option<PyReadonlyArray2<'_, u32>>,
     ) -> PyResult<Self> {
@@ -60,15 +68,32 @@ impl FirstChunkLayout {
         rules.early_size = early_size.unwrap_or(rules.early_size);
         let topology =
             topology(&cpu_to_node, cpu_distances.as_ref()).map_err(|error| errors::layout_error(py, &error.into()))?;
+        let word = match word_bits {
+            32 => WordSize::Bits32,
+            _ => WordSize::Bits64,
+        };
+        let request = FirstChunkRequest::new(topology, rules, static_size).on_word(word);
         let request = FirstChunkRequest {
-            kind: if first_chunk == "page" { Kind::Page } else { Kind::Auto },
+            kind: match first_chunk {
+                "page" => Kind::Page,
+                "embed" => Kind::Embed,
+                "up" => Kind::Up,
+                _ => Kind::Auto,
+            },
             reserved_size,
             dyn_size,
             atom_size,
             page_size,
-            ..FirstChunkRequest::new(topology, rules, static_size)
+            min_alloc_size,
+            block_size,
+            vmalloc_total: vmalloc_size.unwrap_or(request.vmalloc_total),
+            ..request
         };
-        let chunk = py.detach(|| request.build()).map_err(|error| errors::layout_error(py, &error))?;
+        let chunk = py.detach(|| match group_addresses {
+            Some(addresses) => request.set_up(&mut GivenGroups::new(addresses)),
+            None => request.build(),
+        });
+        let chunk = chunk.map_err(|error| errors::layout_error(py, &error))?;
         Ok(Self { preset, chunk })
     }
 
@@ -89,6 +114,12 @@ impl FirstChunkLayout {
         d.set_item("nr_cpus", chunk.possible_cpus())?;
         d.set_item("base_addr", chunk.base_addr)?;
         Ok(d)
+    }
+
+    /// Base, bytes hidden before, bytes served, bytes hidden behind, pages; of the first and the reserved chunk.
+    fn regions(&self) -> (RegionRow, Option<RegionRow>) {
+        let row = |r: &Region| (r.base_addr, r.start_offset, r.size, r.end_offset, r.nr_pages);
+        (row(&self.chunk.first), self.chunk.reserved.as_ref().map(row))
     }
 
     fn unit_map<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i32>> {

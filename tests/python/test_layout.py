@@ -136,3 +136,46 @@ def test_copies(layout):
     assert copy.deepcopy(layout) == layout
     assert hash(copy.copy(layout.topology)) == hash(layout.topology)
     assert layout != build(188_416, pc.Topology.from_nodes([1]))
+
+
+def test_regions():
+    """The worked example of specification 31 section 5: static 98392, reserved 8192."""
+    layout = build(98_392, pc.Topology.from_nodes([4]))
+    base = layout.base_addr
+    assert layout.reserved == (base + 98_304, 88, 8_192, 4_008, 3)
+    assert layout.first == (base + 106_496, 88, 32_680, 0, 8)
+    assert build(98_392, pc.Topology.from_nodes([4]), reserved_size=0).reserved is None
+
+
+def test_embed_falls_back_where_groups_are_too_far_apart():
+    far = {"group_addresses": [1 << 40, 1 << 50], "vmalloc_size": 1 << 45}
+    layout = build(188_416, pc.Topology.from_nodes([2, 2]), **far)
+    assert len(layout.groups) == 1
+    assert "falling back to page size" in layout.boot_log()
+    near = build(188_416, pc.Topology.from_nodes([2, 2]), group_addresses=[1 << 40, 1 << 41], vmalloc_size=1 << 45)
+    assert [g.base_offset for g in near.groups] == [0, 1 << 40]
+    assert pickle.loads(pickle.dumps(near)) == near
+
+
+def test_one_cpu_kernel():
+    layout = pc.FirstChunkLayout.build(static_size=0, first_chunk="up")
+    assert (layout.unit_size, layout.nr_units, layout.static_size) == (32_768, 1, 0)
+    with pytest.raises(pc.LayoutError, match="one CPU"):
+        pc.FirstChunkLayout.build(static_size=0, first_chunk="up", topology=2)
+
+
+def test_words_of_32_bits():
+    small = build(60_000, pc.Topology.from_nodes([2]), atom_size=4096, word_bits=32, dyn_size=20 << 10)
+    assert small.base_addr < 1 << 32
+    with pytest.raises(pc.LayoutError, match="static_size"):
+        build(1 << 32, pc.Topology.from_nodes([2]), word_bits=32)
+    with pytest.raises(pc.LayoutError, match="word_bits=48"):
+        build(60_000, pc.Topology.from_nodes([2]), word_bits=48)
+
+
+def test_other_blocks():
+    layout = build(98_392, pc.Topology.from_nodes([2]), block_size=1024)
+    a = pc.Allocator(layout)
+    assert a.chunks[0].blocks.shape == (8 * 4,)
+    a.free(a.alloc(64))
+    a.verify()
