@@ -193,6 +193,27 @@ impl Backend {
         (self.next_addr, self.chunk_span, self.atom_size) = (next_addr, chunk_span, atom_size);
     }
 
+    /// CPUs that every range is populated for.
+    pub fn nr_cpus(&self) -> u64 {
+        self.nr_cpus
+    }
+
+    /// Alignment of chunks, in bytes.
+    pub fn atom_size(&self) -> u64 {
+        self.atom_size
+    }
+
+    /// Whether a chunk at `base` has its address space: taken in the vmalloc space, or behind where the
+    /// search goes on, so that no other chunk can overlap it.
+    pub fn holds_chunk(&self, base: u64) -> bool {
+        match &self.vmalloc {
+            Some(Vmalloc { space, areas }) => {
+                areas.ranges(base).is_some_and(|ranges| ranges.iter().all(|range| space.is_live(range)))
+            }
+            None => base.checked_add(self.chunk_span).is_some_and(|end| end <= self.next_addr),
+        }
+    }
+
     /// Takes `span` bytes of address space that are used by something else.
     pub fn reserve_span(&mut self, align: u64, span: u64) -> u64 {
         let base = round_up(self.next_addr, align);
@@ -243,7 +264,7 @@ impl Backend {
             let _ = space.release(areas, base);
         }
         if self.contiguous {
-            self.backing_pages -= u64::from(unit_pages) * self.nr_cpus;
+            self.backing_pages = self.backing_pages.saturating_sub(u64::from(unit_pages) * self.nr_cpus);
         }
         self.journal.event(BackendEvent::Del(id));
     }
@@ -281,7 +302,8 @@ impl Backend {
         if self.contiguous {
             return;
         }
-        self.backing_pages -= u64::from(end - first) * self.nr_cpus;
+        // In a replay pages can come by other ways than through here.
+        self.backing_pages = self.backing_pages.saturating_sub(u64::from(end - first) * self.nr_cpus);
         self.journal.event(BackendEvent::Unmap(id, first, end));
     }
 }

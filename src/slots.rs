@@ -75,6 +75,20 @@ impl Slots {
         Self { ends: vec![(NONE, NONE); nr_slots as usize], links: Vec::new(), occupied: 0 }
     }
 
+    /// Lists filled from `listed`: list and chunk, each list from its head on. There is room for
+    /// `nr_chunks` chunks. `None` if a chunk occurs twice.
+    pub fn with_lists(nr_slots: u32, nr_chunks: usize, listed: &[(u32, ChunkId)]) -> Option<Self> {
+        let mut slots = Self::new(nr_slots);
+        slots.links.resize(nr_chunks, OFF);
+        for (slot, id) in listed {
+            if slots.slot_of(*id).is_some() {
+                return None;
+            }
+            slots.push_back(*slot, *id);
+        }
+        Some(slots)
+    }
+
     /// Number of lists.
     pub fn len(&self) -> u32 {
         self.ends.len() as u32

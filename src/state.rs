@@ -43,6 +43,7 @@ mod diff;
 mod json;
 
 pub use diff::{DiffOptions, Difference};
+pub use json::parse;
 
 use serde_json::{Map, Value};
 

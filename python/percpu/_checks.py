@@ -69,6 +69,18 @@ def release(kernel: Any) -> tuple[str, str, str]:
     raise InvalidRequest(f"kernel={kernel!r}: must be one of {names}", parameter="kernel")
 
 
+def engine_release(kernel: Any, engine: Any, default: str) -> tuple[str, str, str]:
+    """Return the preset that ``kernel=`` and ``engine=`` name together, either of which may be None."""
+    if engine is None:
+        return release(default if kernel is None else kernel)
+    engines = tuple(dict.fromkeys(preset[1] for preset in _core.kernels()))
+    choice("engine", engine, engines)
+    preset = release(engine if kernel is None else kernel)
+    if preset[1] != engine:
+        raise InvalidRequest(f"engine={engine!r} does not go with kernel={kernel!r} ({preset[1]})", parameter="engine")
+    return preset
+
+
 _warned: set[str] = set()
 
 

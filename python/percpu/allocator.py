@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from percpu import _core
-from percpu._checks import U64, balance_policy, choice, column, integer, release, warn_assumed
-from percpu.errors import InvalidAddress, InvalidFree, InvalidRequest, LayoutError, StaleChunk, StateError
+from percpu._checks import U64, balance_policy, choice, column, engine_release, integer, release, warn_assumed
+from percpu.errors import InvalidAddress, InvalidFree, InvalidRequest, LayoutError, NotKept, StaleChunk, StateError
 from percpu.layout import FirstChunkLayout
 from percpu.results import Result
 
@@ -65,8 +65,9 @@ class Area(NamedTuple):
 class AllocBatch(Result):
     """What `Allocator.alloc_many` did: one row a request.
 
-    Columns: ``ptr`` (uint64, 0 where it failed), ``chunk`` (uint32) and ``off_bytes`` (uint64; all missing
-    where it failed), ``reason`` (uint8, 0 or the code of `reasons`), ``ok`` (bool). The reserved chunk
+    Columns: ``ptr`` (uint64, 0 where it failed), ``chunk`` (uint32), ``off_bytes`` (uint64, from the chunk's base) and
+    ``unit_off_bytes`` (uint64, from the start of the unit; comparable between engines; all missing where it failed),
+    ``reason`` (uint8, 0 or the code of `reasons`), ``ok`` (bool). The reserved chunk
     has the number `AllocBatch.RESERVED`.
 
     Attributes
@@ -90,7 +91,19 @@ class Chunk:
     """A live view of one chunk, from `Allocator.chunks` or `Allocator.reserved_chunk`.
 
     Every array is a fresh read-only copy, so that it costs time proportional to its length and does not change
-    afterwards. Once the chunk is destroyed, everything but `number` raises `StaleChunk`.
+    afterwards. Once the chunk is destroyed, everything but `number` raises `StaleChunk`. What the engine does not keep
+    raises `NotKept`, which is an `AttributeError`:
+
+    ==================  ==========================================================================================
+    engine              keeps
+    ==================  ==========================================================================================
+    ``cpu_alloc-2008``  `alloc_map` only; in `info`: ``nr_units``, ``first_free`` (units), ``cpu_bytes`` (bytes)
+    ``areamap``         `area_map`; `alloc_map` and `bound_map` are made from it; in `info`: ``contig_hint`` (bytes),
+                        ``first_free`` (index), ``map_alloc`` (entries), ``has_reserved``
+    ``rfc-v1``          `bound_map`, `blocks`; in `info`: ``contig_hint``, ``contig_hint_start`` (bits),
+                        ``first_free_block`` (index), ``has_reserved``
+    ``linux-...``       `bound_map`, `blocks`, `hints`
+    ==================  ==========================================================================================
     """
 
     __slots__ = ("_core", "_number")
@@ -111,12 +124,12 @@ class Chunk:
 
     @property
     def info(self) -> dict[str, Any]:
-        """All scalars at once, under the kernel's names."""
+        """All scalars at once, under the kernel's names, also those that only one engine has."""
         return self._core.chunk_info(self._number)
 
     @property
     def alloc_map(self) -> np.ndarray:
-        """(n,) bool: whether each granule is in use."""
+        """(n,) bool: whether each granule is in use; in cpu_alloc-2008 from the end of the static area on."""
         return self._fresh(self._core.chunk_alloc_map(self._number))
 
     @property
@@ -125,14 +138,15 @@ class Chunk:
         return self._fresh(self._core.chunk_alloc_words(self._number))
 
     @property
-    def bound_map(self) -> np.ndarray | None:
-        """(n + 1,) bool: whether an area begins or ends at each granule; stale in free space. None in 2008."""
-        return self._fresh(self._core.chunk_bound_map(self._number))
+    def bound_map(self) -> np.ndarray:
+        """(n + 1,) bool: whether an area begins or ends at each granule; stale in free space.
 
-    @property
-    def area_map(self) -> np.ndarray | None:
-        """(m + 1,) uint32: start of each area in bytes, bit 0 set if in use, and the end. None but in area maps."""
-        return self._fresh(self._core.chunk_area_map(self._number))
+        Raises
+        ------
+        NotKept
+            In cpu_alloc-2008.
+        """
+        return self._fresh(self._core.chunk_bound_map(self._number))
 
     @property
     def populated(self) -> np.ndarray:
@@ -140,20 +154,42 @@ class Chunk:
         return self._fresh(self._core.chunk_populated(self._number))
 
     @property
-    def blocks(self) -> np.ndarray | None:
+    def blocks(self) -> np.ndarray:
         """(nr_blocks,) structured array of int32: the hints of each block, kernel field names, in bits.
 
-        None in engines without blocks.
+        Raises
+        ------
+        NotKept
+            In areamap and cpu_alloc-2008.
         """
-        return self._records(self._core.chunk_blocks(self._number))
+        return self._records(*self._core.chunk_blocks(self._number))
 
     @property
-    def hints(self) -> np.ndarray | None:
-        """(1,) structured array of int32: the chunk's own hints, kernel field names, in bits.
+    def hints(self) -> np.ndarray:
+        """(1,) structured array of int32: the chunk's own hints, in bits.
 
-        None in engines before 4.14.
+        Raises
+        ------
+        NotKept
+            Before 4.14, where the hints of a chunk have another form; see `info`.
         """
-        return self._records(self._core.chunk_hints(self._number))
+        return self._records(*self._core.chunk_hints(self._number))
+
+    @property
+    def area_map(self) -> np.ndarray:
+        """(map_used + 1,) structured array: ``off_bytes`` (uint32) and ``in_use`` (bool) of each area, ascending.
+
+        The last row is the end of the last area and counts as in use.
+
+        Raises
+        ------
+        NotKept
+            In every engine but areamap.
+        """
+        off, in_use = self._core.chunk_area_map(self._number)
+        areas = np.empty(len(off), dtype=[("off_bytes", off.dtype), ("in_use", in_use.dtype)])
+        areas["off_bytes"], areas["in_use"] = off, in_use
+        return self._fresh(areas)
 
     @property
     def block_bits(self) -> int:
@@ -208,8 +244,19 @@ class Chunk:
 
     @property
     def nr_empty_pop_pages(self) -> int:
-        """Populated pages without an allocated bit, as the kernel counts them."""
-        return self.info["nr_empty_pop_pages"]
+        """Populated pages without an allocated bit, as the kernel counts them.
+
+        Raises
+        ------
+        NotKept
+            In areamap and cpu_alloc-2008, which do not count them for each chunk.
+        """
+        count = self.info["nr_empty_pop_pages"]
+        if count is None:
+            engine = self._core.config()["engine"]
+            text = f"engine {engine} keeps no nr_empty_pop_pages"
+            raise NotKept(text, field="nr_empty_pop_pages", engine=engine)
+        return count
 
     @property
     def immutable(self) -> bool:
@@ -238,16 +285,12 @@ class Chunk:
         return plot_chunk(self, ax)
 
     @staticmethod
-    def _fresh(array: np.ndarray | None) -> Any:
-        if array is not None:
-            array.flags.writeable = False
+    def _fresh(array: np.ndarray) -> np.ndarray:
+        array.flags.writeable = False
         return array
 
     @classmethod
-    def _records(cls, records: tuple[list[str], np.ndarray] | None) -> np.ndarray | None:
-        if records is None:
-            return None
-        names, rows = records
+    def _records(cls, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         dtype = np.dtype([(name, rows.dtype) for name in names])
         return cls._fresh(np.ascontiguousarray(rows).view(dtype).reshape(-1))
 
@@ -304,12 +347,15 @@ class Allocator:
         Number of units. Needed without a layout, and only then.
     kernel : str, optional
         Release or engine, see `kernels`. With a layout its own (a different one raises), else 6.12.
+    engine : str, optional
+        Engine, see `kernels`; stands for its newest proven release unless ``kernel`` or the layout names another
+        of its releases. One that does not go with them raises.
     page_size : int, optional
         Bytes of a page.
     min_alloc_size : int, optional
-        Bytes of a granule, which one bit of the map stands for; the engine's own by default.
+        Bytes of a granule, which one bit of the map stands for: 4 by default, and always 2 in ``areamap``.
     block_size : int, optional
-        Mapped bytes that one block of hints describes; one page in every kernel.
+        Mapped bytes that one block of hints describes; one page in every kernel, and always in the engines before 4.14.
     balance : {"eager", "manual"}, optional
         When the balance worker runs: right after the operation that scheduled it, or only at `balance`.
     every : int, optional
@@ -325,7 +371,7 @@ class Allocator:
     Notes
     -----
     After any exception the allocator is as it was before the call. Calls from several threads are serialised.
-    Rules: specification sections 10, 20 and 21; see docs/fidelity.md for what was proven.
+    Rules: specification sections 10 to 13, 20 and 21; see docs/fidelity.md for what was proven.
 
     Examples
     --------
@@ -345,6 +391,7 @@ class Allocator:
         unit_size: int | None = None,
         nr_units: int | None = None,
         kernel: str | None = None,
+        engine: str | None = None,
         page_size: int | None = None,
         min_alloc_size: int | None = None,
         block_size: int | None = None,
@@ -369,24 +416,30 @@ class Allocator:
                     raise LayoutError(f"{name}={given} does not go with the layout" + (f" ({own})" if own else ""))
             if kernel is not None and release(kernel)[0] != layout.kernel:
                 raise LayoutError(f"kernel={kernel!r} does not go with the layout, which is of {layout.kernel}")
+            if engine is not None and engine_release(kernel, engine, layout.kernel)[1] != release(layout.kernel)[1]:
+                own = f"{layout.kernel} ({release(layout.kernel)[1]})"
+                raise LayoutError(f"engine={engine!r} does not go with the layout, which is of {own}")
             self._core = _core.Allocator.on_layout(layout._core, policy, backend)
             return
         if unit_size is None or nr_units is None:
             raise InvalidRequest("without a layout, unit_size= and nr_units= are needed", parameter="unit_size")
-        preset = release("6.12" if kernel is None else kernel)
+        preset = engine_release(kernel, engine, "6.12")
         warn_assumed(preset)
         page = 4096 if page_size is None else integer("page_size", page_size)
-        granule = 2 if preset[1] == "areamap" else 4
         self._core = _core.Allocator.plain(
             kernel=preset[0],
             unit_size=integer("unit_size", unit_size),
             nr_units=integer("nr_units", nr_units, 0, 2**32 - 1),
             page_size=page,
-            min_alloc_size=granule if min_alloc_size is None else integer("min_alloc_size", min_alloc_size),
+            min_alloc_size=4 if min_alloc_size is None else integer("min_alloc_size", min_alloc_size),
             block_size=page if block_size is None else integer("block_size", block_size),
             balance_every=policy,
             backend=backend,
         )
+        for name, given in (("min_alloc_size", min_alloc_size), ("block_size", block_size)):
+            fixed = getattr(self, name)
+            if given is not None and given != fixed:
+                raise InvalidRequest(f"{name}={given}: is always {fixed} in engine {preset[1]}", parameter=name)
 
     @classmethod
     def _wrap(cls, core: _core.Allocator) -> Allocator:
@@ -518,7 +571,7 @@ class Allocator:
             raise InvalidRequest(
                 f"sizes, aligns and atomic have lengths {len(size)}, {len(align)} and {len(sleep)}", parameter="aligns"
             )
-        ptr, chunk, off, reason = self._core.alloc_many(
+        ptr, chunk, off, unit_off, reason = self._core.alloc_many(
             size,
             align,
             np.where(sleep, np.uint8(_ATOMIC), np.uint8(_ORDINARY)),
@@ -527,9 +580,9 @@ class Allocator:
             bool(accounted),
         )
         ok = reason == 0
-        failed = {} if ok.all() else dict.fromkeys(("ptr", "chunk", "off_bytes"), ~ok)
+        failed = {} if ok.all() else dict.fromkeys(("ptr", "chunk", "off_bytes", "unit_off_bytes"), ~ok)
         return AllocBatch(
-            {"ptr": ptr, "chunk": chunk, "off_bytes": off, "reason": reason, "ok": ok},
+            {"ptr": ptr, "chunk": chunk, "off_bytes": off, "unit_off_bytes": unit_off, "reason": reason, "ok": ok},
             mask=failed,
         )
 
@@ -610,7 +663,7 @@ class Allocator:
         Raises
         ------
         InvalidAddress
-            If no live area starts there.
+            If no live area starts there, or the engine cannot tell (cpu_alloc-2008 stores no sizes).
         """
         return _area(self._core.locate(self._address("ptr", ptr)))
 
@@ -625,6 +678,11 @@ class Allocator:
         Returns
         -------
         Area or None
+
+        Raises
+        ------
+        InvalidAddress
+            If the engine cannot tell areas apart (cpu_alloc-2008 stores no sizes).
         """
         number = integer("addr", addr, -U64, 2 * U64)
         found = self._core.find(number) if 0 <= number < U64 else None
@@ -727,6 +785,11 @@ class Allocator:
         Returns
         -------
         str
+
+        Raises
+        ------
+        InvalidRequest
+            In cpu_alloc-2008, which had no such file.
         """
         return self._core.stats_text()
 
@@ -748,7 +811,8 @@ class Allocator:
         Returns
         -------
         bytes
-            For `restore`; equal states give equal bytes.
+            For `restore`; equal states give equal bytes. Of the engines from 4.14 on it is also a state file, see
+            `from_state`.
         """
         return self._core.snapshot()
 
@@ -815,6 +879,11 @@ class Allocator:
         -------
         dict
             ``globals``, ``slots``, ``md_fields``, ``chunks``.
+
+        Raises
+        ------
+        StateError
+            If the engine has no state files: before 4.14.
         """
         import json
 
@@ -834,6 +903,11 @@ class Allocator:
         -------
         list of str
             Empty if the states are equal. Chunks are matched by address, so that their numbers do not matter.
+
+        Raises
+        ------
+        StateError
+            If the engine has no state files (before 4.14; there equal states have equal snapshots).
         """
         data = other.snapshot() if isinstance(other, Allocator) else _content("other", other)
         return self._core.differences(data, integer("limit", limit, 1, 2**32 - 1))

@@ -15,6 +15,7 @@ __all__ = [
     "InvalidFree",
     "InvalidRequest",
     "LayoutError",
+    "NotKept",
     "PercpuError",
     "StaleChunk",
     "StateError",
@@ -54,8 +55,8 @@ class AllocError(PercpuError, MemoryError):
     message : str
         The kernel's own words, for example ``atomic alloc failed, no space left``.
     reason : str
-        For programs: ``reserved_full``, ``no_space``, ``no_chunk``, ``no_page``, ``reserved_map``
-        or ``map_extend``.
+        For programs: ``reserved_full``, ``no_space``, ``no_chunk``, ``no_page``, ``reserved_map``,
+        ``map_extend`` or ``no_room``.
     size, align : int
         The request in bytes, as it was given.
     atomic : bool
@@ -171,6 +172,25 @@ class StateError(PercpuError, ValueError):
 
     def __init__(self, message: str = "", *, path: str = "", **more: Any) -> None:
         super().__init__(message, path=path, **more)
+
+
+class NotKept(PercpuError, AttributeError):
+    """A field of a `Chunk` that its engine does not keep.
+
+    It is an `AttributeError`, so that ``hasattr(chunk, "blocks")`` tells whether the engine has blocks.
+
+    Parameters
+    ----------
+    message : str
+        The text.
+    field : str
+        The field, for example ``bound_map``.
+    engine : str
+        The engine that has none.
+    """
+
+    def __init__(self, message: str = "", *, field: str = "", engine: str = "", **more: Any) -> None:
+        super().__init__(message, field=field, engine=engine, **more)
 
 
 class StaleChunk(PercpuError, LookupError):

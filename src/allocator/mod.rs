@@ -19,7 +19,9 @@
 //!
 //! Specification 33; design of the Python package.
 
+mod saved;
 mod snapshot;
+mod space;
 
 use std::collections::HashSet;
 
@@ -291,30 +293,45 @@ impl Allocator {
         let area = self.area(chunk, off).filter(|area| area.off == off);
         area.ok_or_else(|| RequestError::InvalidAddress {
             address: ptr,
-            reason: if self.preset.generation == Generation::CpuAlloc2008 {
-                "cpu_alloc-2008 stores no sizes, so that it cannot tell areas apart".into()
-            } else {
+            reason: if self.engine.knows_areas() {
                 format!("no live area starts at byte {} of chunk {chunk}", off.0)
+            } else {
+                self.no_areas()
             },
         })
     }
 
+    fn no_areas(&self) -> String {
+        format!("{} stores no sizes, so that it cannot tell areas apart", self.engine.generation())
+    }
+
     /// The live area that holds any byte of any CPU at an address, and the CPU. Static, hidden and
-    /// free bytes belong to none.
-    pub fn find(&self, address: u64) -> Option<(Area, u32)> {
-        self.address.units().find_map(|(cpu, unit)| {
+    /// free bytes belong to none. An error where the engine cannot tell areas apart.
+    pub fn find(&self, address: u64) -> Result<Option<(Area, u32)>, RequestError> {
+        if !self.engine.knows_areas() {
+            return Err(RequestError::InvalidAddress { address, reason: self.no_areas() });
+        }
+        Ok(self.address.units().find_map(|(cpu, unit)| {
             let base = if self.address.identity { address } else { address.wrapping_sub(unit) };
             let base = self.address.word.wrap(base);
             let chunk = self.engine.find_chunk(base)?;
-            let off = Bytes(base.wrapping_sub(self.engine.chunk(chunk)?.base_addr));
+            let off = Bytes(base.wrapping_sub(self.engine.chunk_base(chunk)));
             Some((self.area(chunk, off)?, cpu))
-        })
+        }))
     }
 
     fn area(&self, chunk: ChunkId, off: Bytes) -> Option<Area> {
         let (start, size) = self.engine.area_at(chunk, off)?;
-        let unit_off = self.engine.chunk(chunk)?.unit_off + start;
-        Some(Area { chunk, off: start, unit_off, size })
+        Some(Area { chunk, off: start, unit_off: self.unit_off(chunk, start), size })
+    }
+
+    /// Bytes from the start of the unit to byte `off` of a chunk that exists; 0 in
+    /// [`ChunkId::ZERO_SIZE`]. Comparable between engines.
+    pub fn unit_off(&self, chunk: ChunkId, off: Bytes) -> Bytes {
+        if chunk == ChunkId::ZERO_SIZE {
+            return Bytes(0);
+        }
+        self.engine.chunk_unit_off(chunk) + off
     }
 
     /// The address of a CPU's copy.
@@ -418,7 +435,7 @@ mod tests {
         for (n, ptr) in (1..200).zip(&ptrs) {
             let area = a.locate(*ptr).unwrap();
             assert_eq!(area.size.0, (n * 7_u64).next_multiple_of(4));
-            let (found, cpu) = a.find(a.per_cpu_ptr(*ptr, 1).unwrap() + area.size.0 - 1).unwrap();
+            let (found, cpu) = a.find(a.per_cpu_ptr(*ptr, 1).unwrap() + area.size.0 - 1).unwrap().unwrap();
             assert_eq!((found, cpu), (area, 1));
         }
         a.free_many(&ptrs, None, &mut || true).unwrap();

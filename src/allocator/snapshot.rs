@@ -2,22 +2,24 @@
 //!
 //! # Design
 //!
-//! A snapshot is a state file with one more key, [`KEY`], that holds what a state does not: chunk
-//! numbers, policy, addresses, what stands behind the chunks. So every snapshot is a state file
-//! that other tools can read, and is checked like one.
+//! The snapshot of a Linux generation is a state file with one more key, [`KEY`], that holds what a
+//! state does not: chunk numbers, policy, addresses, what stands behind the chunks. So it is a
+//! state file that other tools can read, and is checked like one. The engines before 4.14 have no
+//! state files; their snapshot is [`KEY`] alone, with machine and engine in it ([`saved`]).
 
 use serde_json::{json, Map, Value};
 
-use super::{Allocator, Balance};
-use crate::address::AddressMap;
-use crate::backend::{Supply, Vmalloc};
+use super::saved::{self, Restored};
+use super::{space, Allocator, Balance};
+use crate::address::{AddressMap, NO_LAYOUT_BASE};
+use crate::backend::Supply;
 use crate::engine::linux::Linux;
+use crate::engine::saved::Fields;
 use crate::engine::Engine;
-use crate::error::{ConfigError, StateError};
-use crate::layout::vm_areas::{Fault, Search};
-use crate::layout::{AreaSet, Backend, VmallocSpace};
+use crate::error::StateError;
+use crate::layout::Backend;
 use crate::request::ChunkId;
-use crate::state::State;
+use crate::state::{self, State};
 use crate::stats_text::StatsSizes;
 use crate::units::{round_up, WordSize};
 use crate::variant::Preset;
@@ -80,13 +82,29 @@ impl Allocator {
         Ok(Self { engine: Box::new(linux), address, preset, sizes, groups, balance, since_balance: 0 })
     }
 
-    /// Everything, as bytes: a state file that [`Allocator::from_snapshot`] turns into an equal
-    /// allocator.
+    /// Everything, as bytes that [`Allocator::from_snapshot`] turns into an equal allocator.
     pub fn snapshot(&self) -> Result<String, StateError> {
-        let mut state = self.state()?;
-        let linux = self.engine.as_linux().expect("it has a state");
-        let numbers: Vec<Option<u32>> = linux.chunk_ids().map(|id| (!id.is_reserved()).then_some(id.0)).collect();
-        let backend = &linux.backend;
+        let mut own = self.own_part();
+        let mut put = |key: &str, value| own.insert(key.into(), value);
+        if let Some(linux) = self.engine.as_linux() {
+            let numbers: Vec<Option<u32>> = linux.chunk_ids().map(|id| (!id.is_reserved()).then_some(id.0)).collect();
+            put("numbers", json!(numbers));
+            put("chunks_created", json!(linux.chunks_created()));
+            put("warn_limit", json!(linux.warn_limit));
+            let mut state = self.state()?;
+            state.other.insert(KEY.into(), Value::Object(own));
+            return Ok(state.to_json());
+        }
+        let engine = self.engine.save();
+        let none = || StateError::new(KEY, format!("{} cannot be saved", self.engine.generation()));
+        put("engine", engine.ok_or_else(none)?);
+        put("machine", self.machine_to_saved());
+        Ok(json!({ KEY: own }).to_string())
+    }
+
+    /// What the snapshots of all engines have.
+    fn own_part(&self) -> Map<String, Value> {
+        let backend = self.engine.backend();
         let (next_addr, chunk_span) = backend.address_space();
         let sizes = &self.sizes;
         let own = json!({
@@ -98,13 +116,10 @@ impl Allocator {
                 Balance::Every(k) => json!(k),
             },
             "since_balance": self.since_balance,
-            "numbers": numbers,
-            "chunks_created": linux.chunks_created(),
-            "warn_limit": linux.warn_limit,
             "contiguous": backend.contiguous,
             "atom_size": sizes.atom_size,
             "backing_pages": backend.backing_pages,
-            "vmalloc": backend.vmalloc().map(vmalloc_json),
+            "vmalloc": backend.vmalloc().map(space::to_saved),
             "next_addr": next_addr,
             "chunk_span": chunk_span,
             "page_supply": backend.page_supply.left(),
@@ -119,30 +134,53 @@ impl Allocator {
             "dyn_size": sizes.dyn_size,
             "alloc_size": sizes.alloc_size,
         });
-        state.other.insert(KEY.into(), own);
-        Ok(state.to_json())
+        match own {
+            Value::Object(own) => own,
+            _ => unreachable!("an object was written"),
+        }
     }
 
     /// An allocator from the bytes of a snapshot.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, StateError> {
-        let mut state = State::from_json(bytes)?;
-        let own = match state.other.remove(KEY) {
-            Some(Value::Object(own)) => Own(own),
-            _ => return Err(StateError::new(KEY, "is missing: this is a state, but no snapshot")),
-        };
+        let mut whole = state::parse(bytes)?;
+        let own = whole.as_object_mut().and_then(|whole| whole.remove(KEY));
+        let none = || StateError::new(KEY, "is missing: this is a state, but no snapshot");
+        let own = own.ok_or_else(none)?;
+        let own = Fields::new(&own, KEY)?;
         if own.number("version")? != VERSION {
-            return Err(StateError::new(format!("{KEY}.version"), format!("is not {VERSION}")));
+            return Err(own.error("version", format!("is not {VERSION}")));
         }
-        let release = own.0.get("kernel").and_then(Value::as_str).unwrap_or_default();
-        let preset = Preset::by_release(release).ok_or_else(|| own.bad("kernel"))?;
-        let balance = match own.0.get("balance") {
-            Some(Value::String(text)) if text == "eager" => Balance::Eager,
-            Some(Value::String(text)) if text == "manual" => Balance::Manual,
+        let preset = Preset::by_release(own.text("kernel")?).ok_or_else(|| own.bad("kernel"))?;
+        let balance = match own.value("balance")? {
+            Value::String(text) if text == "eager" => Balance::Eager,
+            Value::String(text) if text == "manual" => Balance::Manual,
             _ => Balance::Every(own.small("balance")?.max(1)),
         };
+        own.check(own.number("atom_size")?.is_power_of_two(), "atom_size")?;
+        let since_balance = own.small("since_balance")?;
+        let mut allocator = if preset.generation.rules().is_some() {
+            Self::from_state_snapshot(State::from_value(whole)?, preset, balance, &own)?
+        } else {
+            let Restored { engine, address, sizes, groups } = saved::read(&own, preset)?;
+            Self { engine, address, preset, sizes, groups, balance, since_balance }
+        };
+        allocator.since_balance = since_balance;
+        let backend = allocator.engine.backend_mut();
+        backend.page_supply = supply(&own, "page_supply")?;
+        backend.map_supply = supply(&own, "map_supply")?;
+        backend.chunk_supply = supply(&own, "chunk_supply")?;
+        Ok(allocator)
+    }
+
+    /// An allocator of a Linux generation from its state and what a state does not hold.
+    fn from_state_snapshot(
+        state: State,
+        preset: &'static Preset,
+        balance: Balance,
+        own: &Fields<'_>,
+    ) -> Result<Self, StateError> {
         let contiguous = own.flag("contiguous")?;
         let mut allocator = Self::from_state(&state, preset, balance)?;
-        allocator.since_balance = own.small("since_balance")?;
         allocator.address.linear = own.flag("linear")?;
         allocator.address.identity = own.flag("identity")?;
         allocator.address.boot_cpu = own.small("boot_cpu")?;
@@ -155,114 +193,48 @@ impl Allocator {
         sizes.dyn_size = own.number("dyn_size")?;
         sizes.alloc_size = own.number("alloc_size")?;
         let atom = sizes.atom_size;
-        if !atom.is_power_of_two() {
-            return Err(own.bad("atom_size"));
-        }
-        let numbers = own.numbers(state.chunks.len())?;
-        let created = own.small("chunks_created")?;
+        let numbers = own.list("numbers")?;
+        own.check(numbers.len() == state.chunks.len(), "numbers")?;
+        let numbers = own.optional_numbers("numbers")?;
+        let created = own.chunks_created("chunks_created")?;
         let linux = allocator.engine.as_linux_mut().expect("restored from a state");
         linux.warn_limit = own.small("warn_limit")?;
         let backend = &mut linux.backend;
         backend.contiguous = contiguous;
-        backend.backing_pages = own.number("backing_pages")?;
-        backend.page_supply = own.supply("page_supply")?;
-        backend.map_supply = own.supply("map_supply")?;
-        backend.chunk_supply = own.supply("chunk_supply")?;
-        backend.address_limit = own.number("address_limit")?;
-        backend.set_address_space(own.number("next_addr")?, own.number("chunk_span")?, atom);
-        if let Some(value) = own.0.get("vmalloc").filter(|value| !value.is_null()) {
-            let Vmalloc { space, areas } = vmalloc_of(value)?;
-            let dynamic = state.chunks.iter().filter(|chunk| !chunk.immutable);
-            for base in dynamic.map(|chunk| chunk.base_addr) {
-                if !areas.ranges(base).is_some_and(|ranges| ranges.iter().all(|range| space.is_live(range))) {
-                    let text = format!("the chunk at {base:#x} has no areas there");
-                    return Err(StateError::new(format!("{KEY}.vmalloc"), text));
-                }
+        backend.backing_pages = own.number_to("backing_pages", u64::MAX / 2)?;
+        let next_addr = own.number("next_addr")?;
+        own.check(next_addr >= NO_LAYOUT_BASE, "next_addr")?;
+        backend.set_address_space(next_addr, own.number("chunk_span")?, atom);
+        space::read(own, backend)?;
+        if backend.vmalloc().is_some() {
+            let mut dynamic = state.chunks.iter().filter(|chunk| !chunk.immutable);
+            if let Some(chunk) = dynamic.find(|chunk| !backend.holds_chunk(chunk.base_addr)) {
+                return Err(own.error("vmalloc", format!("the chunk at {:#x} has no areas there", chunk.base_addr)));
             }
-            let restored = backend.clone().with_vmalloc(space, areas.offsets(), areas.sizes(), areas.align());
-            *backend = restored.map_err(|error| StateError::new(format!("{KEY}.vmalloc"), error.to_string()))?;
         }
         renumber(linux, &state, &numbers, created)?;
         Ok(allocator)
     }
 }
 
-/// A vmalloc space: busy ranges as `[start, end]`, of which those that start at `lazy` wait for a purge.
-fn vmalloc_json(vmalloc: &Vmalloc) -> Value {
-    let Vmalloc { space, areas } = vmalloc;
-    let (start, end) = space.bounds();
-    json!({
-        "search": space.search().name(),
-        "start": start,
-        "end": end,
-        "page_size": space.page_size(),
-        "lazy_free": space.lazy_free,
-        "lazy_threshold": space.lazy_threshold,
-        "hint": space.hint(),
-        "busy": space.busy().map(|(range, _)| [range.start, range.end]).collect::<Vec<_>>(),
-        "lazy": space.busy().filter(|(_, lazy)| *lazy).map(|(range, _)| range.start).collect::<Vec<_>>(),
-        "fault": space.fault().map(|(fault, calls)| match fault {
-            Fault::Objects => json!(["objects", 0, calls]),
-            Fault::Split(area) => json!(["split", area, calls]),
-            Fault::Shadow(area) => json!(["shadow", area, calls]),
-        }),
-        "offsets": areas.offsets(),
-        "sizes": areas.sizes(),
-        "align": areas.align(),
-    })
-}
-
-fn vmalloc_of(value: &Value) -> Result<Vmalloc, StateError> {
-    let at = |name: &str| format!("{KEY}.vmalloc.{name}");
-    let bad = |name: &str| StateError::new(at(name), format!("{} makes no sense here", value[name]));
-    let refused = |error: ConfigError| StateError::new(at(error.parameter), error.to_string());
-    let number = |name: &str| value[name].as_u64().ok_or_else(|| bad(name));
-    let list = |name: &str| {
-        let list = value[name].as_array().ok_or_else(|| bad(name))?;
-        list.iter().map(|item| item.as_u64().ok_or_else(|| bad(name))).collect::<Result<Vec<u64>, _>>()
-    };
-    let search = value["search"].as_str().and_then(Search::by_name).ok_or_else(|| bad("search"))?;
-    let page_size = number("page_size")?;
-    let mut space = VmallocSpace::new(search, number("start")?, number("end")?, page_size).map_err(refused)?;
-    for range in value["busy"].as_array().ok_or_else(|| bad("busy"))? {
-        match (range.as_array().map(Vec::len), range[0].as_u64(), range[1].as_u64()) {
-            (Some(2), Some(start), Some(end)) => space.occupy(start..end).map_err(refused)?,
-            _ => return Err(bad("busy")),
-        }
+fn supply(own: &Fields<'_>, name: &str) -> Result<Supply, StateError> {
+    match own.value(name)? {
+        Value::Null => Ok(Supply::ENDLESS),
+        _ => own.number(name).map(Supply::of),
     }
-    space.restore(&list("lazy")?, number("hint")?).map_err(refused)?;
-    space.lazy_free = value["lazy_free"].as_bool().ok_or_else(|| bad("lazy_free"))?;
-    space.lazy_threshold = match &value["lazy_threshold"] {
-        Value::Null => None,
-        _ => Some(number("lazy_threshold")?),
-    };
-    if !value["fault"].is_null() {
-        let number = |index: usize| value["fault"][index].as_u64();
-        let area = number(1).and_then(|area| usize::try_from(area).ok()).ok_or_else(|| bad("fault"))?;
-        let calls = number(2).and_then(|calls| u32::try_from(calls).ok()).ok_or_else(|| bad("fault"))?;
-        let fault = match value["fault"][0].as_str() {
-            Some("objects") => Fault::Objects,
-            Some("split") => Fault::Split(area),
-            Some("shadow") => Fault::Shadow(area),
-            _ => return Err(bad("fault")),
-        };
-        space.inject(fault, calls).map_err(refused)?;
-    }
-    let areas = AreaSet::new(&list("offsets")?, &list("sizes")?, number("align")?, page_size).map_err(refused)?;
-    Ok(Vmalloc { space, areas })
 }
 
 /// Gives the chunks of a restored engine the numbers of the snapshot.
-fn renumber(linux: &mut Linux, state: &State, numbers: &[Option<u32>], created: u32) -> Result<(), StateError> {
+fn renumber(linux: &mut Linux, state: &State, numbers: &[Option<u64>], created: u32) -> Result<(), StateError> {
     let bad = |message: &str| StateError::new(format!("{KEY}.numbers"), message);
     let mut pairs = Vec::with_capacity(numbers.len());
     for (chunk, number) in state.chunks.iter().zip(numbers) {
         let reserved = state.reserved_chunk.is_some_and(|index| std::ptr::eq(&state.chunks[index], chunk));
         match number {
             None if reserved => {}
-            Some(number) if !reserved && *number < created => {
+            Some(number) if !reserved && *number < u64::from(created) => {
                 let id = linux.restored_id(chunk.base_addr).ok_or_else(|| bad("name an unknown chunk"))?;
-                pairs.push((id, ChunkId(*number)));
+                pairs.push((id, ChunkId(*number as u32)));
             }
             _ => return Err(bad("must be below chunks_created, and null for the reserved chunk only")),
         }
@@ -270,8 +242,8 @@ fn renumber(linux: &mut Linux, state: &State, numbers: &[Option<u32>], created: 
     let mut seen: Vec<ChunkId> = pairs.iter().map(|(_, to)| *to).collect();
     seen.sort_unstable();
     seen.dedup();
-    if seen.len() != pairs.len() || u64::from(created) > (1 << 26) {
-        return Err(bad("must differ, and chunks_created be at most 2^26"));
+    if seen.len() != pairs.len() {
+        return Err(bad("must differ"));
     }
     linux.renumber(&pairs, created);
     Ok(())
@@ -300,54 +272,12 @@ fn address_of(state: &State, contiguous: bool) -> AddressMap {
     }
 }
 
-/// A snapshot's own part.
-struct Own(Map<String, Value>);
-
-impl Own {
-    fn bad(&self, name: &str) -> StateError {
-        let value = self.0.get(name).map_or("nothing".into(), Value::to_string);
-        StateError::new(format!("{KEY}.{name}"), format!("{value} makes no sense here"))
-    }
-
-    fn number(&self, name: &str) -> Result<u64, StateError> {
-        self.0.get(name).and_then(Value::as_u64).ok_or_else(|| self.bad(name))
-    }
-
-    fn small(&self, name: &str) -> Result<u32, StateError> {
-        u32::try_from(self.number(name)?).map_err(|_| self.bad(name))
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, StateError> {
-        self.0.get(name).and_then(Value::as_bool).ok_or_else(|| self.bad(name))
-    }
-
-    fn supply(&self, name: &str) -> Result<Supply, StateError> {
-        match self.0.get(name) {
-            Some(Value::Null) => Ok(Supply::ENDLESS),
-            _ => self.number(name).map(Supply::of),
-        }
-    }
-
-    fn numbers(&self, len: usize) -> Result<Vec<Option<u32>>, StateError> {
-        let list = self.0.get("numbers").and_then(Value::as_array).filter(|list| list.len() == len);
-        let list = list.ok_or_else(|| StateError::new(format!("{KEY}.numbers"), "needs an entry for each chunk"))?;
-        list.iter()
-            .map(|value| match value {
-                Value::Null => Ok(None),
-                value => {
-                    let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
-                    number.map(Some).ok_or_else(|| self.bad("numbers"))
-                }
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::geometry::Geometry;
-    use crate::layout::{FirstChunkRequest, Topology};
+    use crate::layout::vm_areas::{Fault, Search};
+    use crate::layout::{FirstChunkRequest, Topology, VmallocSpace};
     use crate::request::Request;
     use crate::units::Bytes;
 
@@ -395,7 +325,10 @@ mod tests {
         assert!(bases.len() > 20 && bases[2..bases.len() - 1].windows(2).all(|pair| pair[1] == pair[0] - (2 << 21)));
         for ptr in &ptrs {
             let address = a.per_cpu_ptr(*ptr, 2).unwrap();
-            assert_eq!(a.find(address).map(|(area, cpu)| (a.pointer(area.chunk, area.off), cpu)), Some((*ptr, 2)));
+            assert_eq!(
+                a.find(address).unwrap().map(|(area, cpu)| (a.pointer(area.chunk, area.off), cpu)),
+                Some((*ptr, 2))
+            );
         }
         assert_eq!(copy.engine().backend().vmalloc().unwrap().space.busy().count(), 1);
         a.free_many(&ptrs, None, &mut || true).unwrap();

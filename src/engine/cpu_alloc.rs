@@ -39,16 +39,20 @@
 //!
 //! Specification 12.
 
+mod saved;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 
-use super::{ChunkView, Engine, Older, Setup, Stats, Totals};
+use serde_json::Value;
+
+use super::saved::Fields;
+use super::{ChunkView, Engine, Make, Older, Setup, Stats, Totals};
 use crate::backend::Backend;
 use crate::bitmap;
 use crate::chunk::Role;
-use crate::error::{ensure_invariant, ConfigError, RequestError, Violation};
+use crate::error::{ensure_invariant, ConfigError, RequestError, StateError, Violation};
 use crate::geometry::{Geometry, MAX_UNIT_SIZE};
 use crate::request::{ChunkId, Outcome, Reason, Request};
 use crate::slots::SlotNumbers;
@@ -86,7 +90,7 @@ pub struct CpuAlloc {
 impl CpuAlloc {
     /// An unused area: the region of the first chunk if there is one, else a whole unit.
     pub fn new(setup: &Setup) -> Result<Self, ConfigError> {
-        let geometry = setup.geometry;
+        let geometry = Self::geometry_of(setup);
         let mut backend = setup.backend.clone();
         let (base_addr, static_size, size) = match &setup.boot {
             Some(boot) => {
@@ -124,6 +128,13 @@ impl CpuAlloc {
             stats,
             backend,
         })
+    }
+
+    /// The sizes: there are no blocks.
+    fn geometry_of(setup: &Setup) -> Geometry {
+        let g = &setup.geometry;
+        let paged = Geometry::new(g.page_size(), g.min_alloc_size(), g.page_size(), g.unit_size(), g.nr_units());
+        paged.unwrap_or(*g)
     }
 
     /// Units of the area.
@@ -217,6 +228,16 @@ impl CpuAlloc {
     }
 }
 
+impl Make for CpuAlloc {
+    fn make(_: Generation, setup: &Setup) -> Result<Self, ConfigError> {
+        Self::new(setup)
+    }
+
+    fn load(setup: &Setup, saved: &Fields<'_>) -> Result<Self, StateError> {
+        Self::from_saved(setup, saved)
+    }
+}
+
 impl Engine for CpuAlloc {
     fn generation(&self) -> Generation {
         Generation::CpuAlloc2008
@@ -304,6 +325,10 @@ impl Engine for CpuAlloc {
         self.base_addr
     }
 
+    fn chunk_unit_off(&self, _id: ChunkId) -> Bytes {
+        self.static_size
+    }
+
     fn chunks_created(&self) -> u32 {
         1
     }
@@ -351,6 +376,10 @@ impl Engine for CpuAlloc {
         SlotNumbers { nr_slots: 0, free: 0, sidelined: None, to_depopulate: None }
     }
 
+    fn knows_areas(&self) -> bool {
+        false
+    }
+
     /// Where an area begins and ends is not stored.
     fn area_at(&self, _chunk: ChunkId, _off: Bytes) -> Option<(Bytes, Bytes)> {
         None
@@ -368,6 +397,10 @@ impl Engine for CpuAlloc {
 
     fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    fn save(&self) -> Option<Value> {
+        Some(self.to_saved())
     }
 
     fn verify(&self) -> Result<(), Violation> {

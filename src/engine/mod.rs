@@ -14,6 +14,9 @@
 //! linux       4.14 to today   bitmap, as merged          three generations by flags
 //! ```
 //!
+//! An engine is made through the registry: afresh by [`new`], from what [`Engine::save`] wrote by
+//! [`load`]. A new one is a file, and a line in the registry.
+//!
 //! `docs/adding-an-engine.md` says how to add one.
 //!
 //! # Source
@@ -25,20 +28,24 @@ pub mod cpu_alloc;
 pub mod early;
 pub mod linux;
 pub mod rfc_v1;
+pub mod saved;
 
 use std::borrow::Cow;
 use std::fmt;
 
+use serde_json::Value;
+
 use crate::backend::Backend;
 use crate::block::Block;
 use crate::chunk::Role;
-use crate::error::{ConfigError, RequestError, Violation};
+use crate::error::{ConfigError, RequestError, StateError, Violation};
 use crate::geometry::Geometry;
 use crate::layout::{self, FirstChunk, Region, VmallocSpace};
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
 use crate::units::{Bits, Bytes, Pages, WordSize};
 use crate::variant::{Generation, Preset, Rules};
+use saved::Fields;
 
 /// What replays, sweeps, comparisons and the Python package need of a generation.
 ///
@@ -81,6 +88,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Address in unit zero of the base of a chunk that exists.
     fn chunk_base(&self, id: ChunkId) -> u64;
 
+    /// Bytes from the start of the unit to the base of a chunk that exists: 0 except in boot chunks.
+    fn chunk_unit_off(&self, id: ChunkId) -> Bytes;
+
     /// Numbers of the chunks that exist, ascending, the reserved chunk last.
     fn chunk_ids(&self) -> Vec<ChunkId>;
 
@@ -95,6 +105,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Special slot numbers.
     fn slot_numbers(&self) -> SlotNumbers;
+
+    /// Whether the engine stores where areas begin and end, so that [`Engine::area_at`] can answer.
+    fn knows_areas(&self) -> bool {
+        true
+    }
 
     /// The live area that contains byte `off` of a chunk: start and size in bytes.
     fn area_at(&self, chunk: ChunkId, off: Bytes) -> Option<(Bytes, Bytes)>;
@@ -111,6 +126,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// A copy that shares nothing.
     fn boxed_clone(&self) -> Box<dyn Engine>;
 
+    /// The complete state beside geometry and backend, as plain data for [`load`]. `None` where there
+    /// is no such form; the Linux generations are saved as a [`State`](crate::state::State).
+    fn save(&self) -> Option<Value> {
+        None
+    }
+
     /// The Linux generations, for what only they have.
     fn as_linux(&self) -> Option<&linux::Linux> {
         None
@@ -122,14 +143,58 @@ pub trait Engine: fmt::Debug + Send + Sync {
     }
 }
 
+/// How an engine is made: what the registry needs.
+pub trait Make: Engine + Sized + 'static {
+    /// A fresh one, or why it cannot be.
+    fn make(generation: Generation, setup: &Setup) -> Result<Self, ConfigError>;
+
+    /// One in the state that [`Engine::save`] has written. `setup` has its geometry and backend, and no
+    /// boot chunks. Nothing in `saved` is to be trusted.
+    fn load(_setup: &Setup, saved: &Fields<'_>) -> Result<Self, StateError> {
+        Err(saved.error("engine", "has no saved form"))
+    }
+}
+
+type Made<E> = Result<Box<dyn Engine>, E>;
+
+/// A line of the registry.
+struct Registered {
+    generation: Generation,
+    make: fn(Generation, &Setup) -> Made<ConfigError>,
+    load: fn(&Setup, &Fields<'_>) -> Made<StateError>,
+}
+
+const fn register<E: Make>(generation: Generation) -> Registered {
+    Registered {
+        generation,
+        make: |generation, setup| Ok(Box::new(E::make(generation, setup)?)),
+        load: |setup, saved| Ok(Box::new(E::load(setup, saved)?)),
+    }
+}
+
+/// Every engine, oldest first.
+const REGISTRY: [Registered; Generation::ALL.len()] = [
+    register::<cpu_alloc::CpuAlloc>(Generation::CpuAlloc2008),
+    register::<areamap::AreaMapEngine>(Generation::AreaMap),
+    register::<rfc_v1::RfcV1>(Generation::RfcV1),
+    register::<linux::Linux>(Generation::Linux414),
+    register::<linux::Linux>(Generation::Linux52),
+    register::<linux::Linux>(Generation::Linux514),
+];
+
+fn registered(generation: Generation) -> &'static Registered {
+    const LINES: &[Registered] = &REGISTRY;
+    LINES.iter().find(|line| line.generation == generation).expect("every generation is registered")
+}
+
 /// The engine of a generation.
 pub fn new(generation: Generation, setup: &Setup) -> Result<Box<dyn Engine>, ConfigError> {
-    Ok(match generation {
-        Generation::CpuAlloc2008 => Box::new(cpu_alloc::CpuAlloc::new(setup)?),
-        Generation::AreaMap => Box::new(areamap::AreaMapEngine::new(setup)?),
-        Generation::RfcV1 => Box::new(rfc_v1::RfcV1::new(setup)?),
-        Generation::Linux414 | Generation::Linux52 | Generation::Linux514 => Box::new(linux::Linux::new(setup)),
-    })
+    (registered(generation).make)(generation, setup)
+}
+
+/// The engine of a generation in the state that [`Engine::save`] has written.
+pub fn load(generation: Generation, setup: &Setup, saved: &Fields<'_>) -> Result<Box<dyn Engine>, StateError> {
+    (registered(generation).load)(setup, saved)
 }
 
 impl Clone for Box<dyn Engine> {

@@ -13,7 +13,7 @@ use super::layout::{preset, FirstChunkLayout};
 use crate::allocator::{Allocator as Core, Area, Balance, BatchError};
 use crate::backend::Supply;
 use crate::chunk::Role;
-use crate::engine::ChunkView;
+use crate::engine::{ChunkView, Older};
 use crate::error::{ConfigError, StateError};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request, Sleep};
@@ -40,8 +40,19 @@ fn tuple(area: Area) -> (u32, u64, u64, u64) {
     (area.chunk.0, area.off.0, area.unit_off.0, area.size.0)
 }
 
-type Batch<'py> =
-    (Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u8>>);
+type Batch<'py> = (
+    Bound<'py, PyArray1<u64>>,
+    Bound<'py, PyArray1<u32>>,
+    Bound<'py, PyArray1<u64>>,
+    Bound<'py, PyArray1<u64>>,
+    Bound<'py, PyArray1<u8>>,
+);
+
+/// Chunk, offset, offset in the unit, size, CPU.
+type Found = (u32, u64, u64, u64, u32);
+
+/// Start of each area, and whether it is in use.
+type AreaMap<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<bool>>);
 
 /// Ctrl-C during a batch.
 #[derive(Default)]
@@ -100,7 +111,38 @@ impl Allocator {
 
 /// Bits of a chunk's map.
 fn nr_bits(core: &Core, view: &ChunkView<'_>) -> usize {
-    core.engine().geometry().pages_to_bits(view.nr_pages).0 as usize
+    match view.older {
+        Some(Older::CpuAlloc { nr_units, .. }) => nr_units as usize,
+        _ => core.engine().geometry().pages_to_bits(view.nr_pages).0 as usize,
+    }
+}
+
+/// What a view shows, or the error that this engine keeps no such thing.
+fn kept<T>(py: Python<'_>, core: &Core, shown: Option<T>, field: &str) -> PyResult<T> {
+    shown.ok_or_else(|| errors::not_kept(py, core.engine().generation(), field))
+}
+
+/// Adds the fields that only one generation has, under their names there.
+fn set_older(d: &Bound<'_, PyDict>, older: Older) -> PyResult<()> {
+    match older {
+        Older::AreaMap { contig_hint, first_free, map_alloc, has_reserved } => {
+            d.set_item("contig_hint", contig_hint.0)?;
+            d.set_item("first_free", first_free)?;
+            d.set_item("map_alloc", map_alloc)?;
+            d.set_item("has_reserved", has_reserved)
+        }
+        Older::RfcV1 { contig_hint, contig_hint_start, first_free_block, has_reserved } => {
+            d.set_item("contig_hint", contig_hint.0)?;
+            d.set_item("contig_hint_start", contig_hint_start.0)?;
+            d.set_item("first_free_block", first_free_block)?;
+            d.set_item("has_reserved", has_reserved)
+        }
+        Older::CpuAlloc { nr_units, first_free, cpu_bytes } => {
+            d.set_item("nr_units", nr_units)?;
+            d.set_item("first_free", first_free)?;
+            d.set_item("cpu_bytes", cpu_bytes)
+        }
+    }
 }
 
 #[pymethods]
@@ -260,13 +302,19 @@ impl Allocator {
         let placements = placements.map_err(|error| signals.error(py, error))?;
         let ptr: Vec<u64> = placements.iter().map(|placement| placement.ptr).collect();
         let (mut chunk, mut off, mut reason) = (vec![0u32; n], vec![0u64; n], vec![0u8; n]);
+        let mut unit_off = vec![0u64; n];
         for (i, placement) in placements.iter().enumerate() {
             match placement.outcome {
-                Outcome::Placed { chunk: id, off: bytes } => (chunk[i], off[i]) = (id.0, bytes.0),
+                Outcome::Placed { chunk: id, off: bytes } => {
+                    (chunk[i], off[i]) = (id.0, bytes.0);
+                    // It is live, so that its chunk still exists.
+                    unit_off[i] = core.unit_off(id, bytes).0;
+                }
                 Outcome::Failed(why) => reason[i] = why as u8,
             }
         }
-        Ok((ptr.into_pyarray(py), chunk.into_pyarray(py), off.into_pyarray(py), reason.into_pyarray(py)))
+        let (off, unit_off) = (off.into_pyarray(py), unit_off.into_pyarray(py));
+        Ok((ptr.into_pyarray(py), chunk.into_pyarray(py), off, unit_off, reason.into_pyarray(py)))
     }
 
     fn free_many(
@@ -309,10 +357,11 @@ impl Allocator {
         self.lock(py).locate(ptr).map(tuple).map_err(|error| errors::request_error(py, &error, None))
     }
 
-    fn find(&self, py: Python<'_>, address: u64) -> Option<(u32, u64, u64, u64, u32)> {
-        let (area, cpu) = self.lock(py).find(address)?;
+    fn find(&self, py: Python<'_>, address: u64) -> PyResult<Option<Found>> {
+        let found = self.lock(py).find(address).map_err(|error| errors::request_error(py, &error, None))?;
+        let Some((area, cpu)) = found else { return Ok(None) };
         let (chunk, off, unit_off, size) = tuple(area);
-        Some((chunk, off, unit_off, size, cpu))
+        Ok(Some((chunk, off, unit_off, size, cpu)))
     }
 
     fn per_cpu_ptr(&self, py: Python<'_>, ptr: u64, cpu: u32) -> PyResult<u64> {
@@ -349,6 +398,8 @@ impl Allocator {
             d.set_item("immutable", view.role != Role::Dynamic)?;
             d.set_item("isolated", view.isolated.unwrap_or(false))?;
             d.set_item("is_first", view.role == Role::First)?;
+            d.set_item("unit_off", view.unit_off.0)?;
+            view.older.map_or(Ok(()), |older| set_older(&d, older))?;
             Ok(d)
         })
     }
@@ -361,31 +412,37 @@ impl Allocator {
         self.view(py, chunk, |_, view| Ok(view.alloc_map.into_owned().into_pyarray(py)))
     }
 
-    fn chunk_bound_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Bound<'py, PyArray1<bool>>>> {
+    fn chunk_bound_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<bool>>> {
         self.view(py, chunk, |core, view| {
-            Ok(view.bound_map.as_deref().map(|map| convert::bits(py, map, nr_bits(core, &view) + 1)))
+            let map = kept(py, core, view.bound_map.as_deref(), "bound_map")?;
+            Ok(convert::bits(py, map, nr_bits(core, &view) + 1))
         })
-    }
-
-    fn chunk_area_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Bound<'py, PyArray1<u32>>>> {
-        self.view(py, chunk, |_, view| Ok(view.area_map.map(|map| PyArray1::from_slice(py, map))))
     }
 
     fn chunk_populated<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Bound<'py, PyArray1<bool>>> {
         self.view(py, chunk, |_, view| Ok(convert::bits(py, &view.populated, view.nr_pages.0 as usize)))
     }
 
-    fn chunk_blocks<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Records<'py>>> {
+    fn chunk_blocks<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Records<'py>> {
         self.view(py, chunk, |core, view| {
-            let generation = core.engine().generation();
-            view.blocks.as_deref().map(|blocks| convert::blocks(py, generation, blocks)).transpose()
+            let blocks = kept(py, core, view.blocks.as_deref(), "blocks")?;
+            convert::blocks(py, core.engine().generation(), blocks)
         })
     }
 
-    fn chunk_hints<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Option<Records<'py>>> {
+    fn chunk_hints<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<Records<'py>> {
         self.view(py, chunk, |core, view| {
-            let generation = core.engine().generation();
-            view.hints.as_ref().map(|hints| convert::hints(py, generation, hints)).transpose()
+            let hints = kept(py, core, view.hints.as_ref(), "hints")?;
+            convert::hints(py, core.engine().generation(), hints)
+        })
+    }
+
+    fn chunk_area_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<AreaMap<'py>> {
+        self.view(py, chunk, |core, view| {
+            let map = kept(py, core, view.area_map, "area_map")?;
+            let off: Vec<u32> = map.iter().map(|entry| entry & !1).collect();
+            let in_use: Vec<bool> = map.iter().map(|entry| entry & 1 == 1).collect();
+            Ok((off.into_pyarray(py), in_use.into_pyarray(py)))
         })
     }
 

@@ -5,6 +5,7 @@ use pyo3::types::{IntoPyDict, PyDict};
 
 use crate::error::{ConfigError, LayoutError, RequestError, StateError, TraceError, Violation};
 use crate::request::{Reason, Request};
+use crate::variant::Generation;
 
 /// An exception of `percpu.errors` with attributes.
 fn exception(class: &str, message: &str, attributes: PyResult<Bound<'_, PyDict>>) -> PyErr {
@@ -87,6 +88,12 @@ pub fn state_error(py: Python<'_>, error: &StateError) -> PyErr {
 /// A broken invariant.
 pub fn verify_error(py: Python<'_>, violation: &Violation) -> PyErr {
     exception("VerifyError", &violation.to_string(), [("invariant", violation.invariant)].into_py_dict(py))
+}
+
+/// A field that a generation does not keep.
+pub fn not_kept(py: Python<'_>, engine: Generation, field: &str) -> PyErr {
+    let message = format!("engine {engine} keeps no {field}");
+    exception("NotKept", &message, [("field", field), ("engine", engine.name())].into_py_dict(py))
 }
 
 /// A chunk that does not exist any more.

@@ -194,7 +194,8 @@ impl State {
 
     fn restore_totals(&self, linux: &mut Linux, first: Option<ChunkId>) -> Result<(), StateError> {
         linux.first = first;
-        linux.boot_base = self.base_addr;
+        let boot = self.first_chunk.or(self.reserved_chunk).is_some();
+        linux.boot_base = if boot { self.base_addr } else { 0 };
         linux.nr_empty_pop_pages = self.nr_empty_pop_pages;
         let dynamic: i64 =
             self.chunks.iter().filter(|chunk| !chunk.immutable).map(|chunk| i64::from(chunk.nr_populated)).sum();

@@ -19,21 +19,30 @@ use crate::error::StateError;
 /// Largest file that is read after decompression, in bytes.
 const MAX_BYTES: u64 = 1 << 30;
 
+/// The JSON of a state file or snapshot, compressed or not.
+pub fn parse(bytes: &[u8]) -> Result<Value, StateError> {
+    let mut text = Vec::new();
+    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
+        let read = MultiGzDecoder::new(bytes).take(MAX_BYTES).read_to_end(&mut text);
+        read.map_err(|error| StateError::new("file", format!("cannot decompress: {error}")))?;
+        &text[..]
+    } else {
+        bytes
+    };
+    if bytes.len() as u64 >= MAX_BYTES {
+        return Err(StateError::new("file", format!("more than {MAX_BYTES} bytes")));
+    }
+    serde_json::from_slice(bytes).map_err(|error| StateError::new("file", error.to_string()))
+}
+
 impl State {
     /// Reads a state file, compressed or not, and validates it.
     pub fn from_json(bytes: &[u8]) -> Result<State, StateError> {
-        let mut text = Vec::new();
-        let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
-            let read = MultiGzDecoder::new(bytes).take(MAX_BYTES).read_to_end(&mut text);
-            read.map_err(|error| StateError::new("file", format!("cannot decompress: {error}")))?;
-            &text[..]
-        } else {
-            bytes
-        };
-        if bytes.len() as u64 >= MAX_BYTES {
-            return Err(StateError::new("file", format!("more than {MAX_BYTES} bytes")));
-        }
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| StateError::new("file", error.to_string()))?;
+        Self::from_value(parse(bytes)?)
+    }
+
+    /// Reads the content of a state file, and validates it.
+    pub fn from_value(value: Value) -> Result<State, StateError> {
         let state = from_value(value)?;
         state.validate()?;
         Ok(state)

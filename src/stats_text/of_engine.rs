@@ -11,14 +11,14 @@ use crate::request::ChunkId;
 use crate::variant::Generation;
 
 impl PercpuStats {
-    /// The content of the text for an engine; sizes of the layout come from outside. `None` for the
-    /// proposal of 2008, which had no such file.
+    /// The content of the text for an engine; sizes of the layout come from outside. `None` for what had
+    /// no such file, as the proposal of 2008.
     pub fn of_engine(engine: &dyn Engine, sizes: StatsSizes) -> Option<PercpuStats> {
         let form = match engine.generation() {
-            Generation::CpuAlloc2008 => return None,
             Generation::AreaMap => StatsForm::AreaMap,
             Generation::RfcV1 => StatsForm::RfcV1,
-            Generation::Linux414 | Generation::Linux52 | Generation::Linux514 => StatsForm::Linux,
+            generation if generation.rules().is_some() => StatsForm::Linux,
+            _ => return None,
         };
         let stats = engine.stats();
         let globals = StatsGlobals {

@@ -240,6 +240,6 @@ def test_every_engine(kernel):
     chunk = a.chunks[0]
     in_chunk = batch.chunk[1::2] == 0
     assert chunk.alloc_map.sum() * chunk.min_alloc_size >= sizes[1::2][in_chunk].sum()
-    assert (chunk.blocks is None) == (kernel in ("2008", "4.13"))
-    assert (chunk.area_map is not None) == (kernel == "4.13")
+    assert hasattr(chunk, "blocks") == (kernel not in ("2008", "4.13"))
+    assert hasattr(chunk, "area_map") == (kernel == "4.13")
     assert a.copy().stats() == a.stats()

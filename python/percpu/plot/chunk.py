@@ -28,16 +28,15 @@ def _scalar(hints: Any, name: str) -> int | None:
 def _classify(chunk: Any) -> np.ndarray:
     """One code a bit: free, hidden, or an area in one of two alternating colours."""
     alloc = np.asarray(chunk.alloc_map, dtype=bool)
-    bound = np.zeros_like(alloc)  # an engine without boundaries shows neighbours as one
-    if chunk.bound_map is not None:
-        bound = np.asarray(chunk.bound_map, dtype=bool)[: len(alloc)]
+    bound_map = getattr(chunk, "bound_map", None)
+    bound = np.zeros_like(alloc) if bound_map is None else np.asarray(bound_map, dtype=bool)[: len(alloc)]
     previous = np.concatenate(([False], alloc[:-1]))
     starts = alloc & (bound | ~previous)
     codes = np.where(alloc, _AREA_A + (np.cumsum(starts) & 1), _FREE).astype(np.uint8)
     granule = int(getattr(chunk, "min_alloc_size", 4))
     head, tail = int(getattr(chunk, "start_offset", 0)) // granule, int(getattr(chunk, "end_offset", 0)) // granule
     codes[:head] = _HIDDEN
-    if tail:
+    if tail and bound_map is not None:  # else the map ends where the area does
         codes[-tail:] = _HIDDEN
     return codes
 
@@ -165,8 +164,9 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
         handles.append(
             Patch(facecolor="white", edgecolor=_style.HATCH, hatch="////", linewidth=0, label="not populated")
         )
+    hints = getattr(chunk, "hints", None)  # engines before 4.14 have none, or in another form
     for name, colour in (("contig_hint", _style.CONTIG), ("scan_hint", _style.SCAN)):
-        length, start = _scalar(chunk.hints, name), _scalar(chunk.hints, f"{name}_start")
+        length, start = _scalar(hints, name), _scalar(hints, f"{name}_start")
         if not length or start is None:
             continue
         _frame(ax, _pieces(start, length, row_bits), row_bits, rows, colour)
@@ -178,9 +178,9 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
                 label=f"{name} {_style.human_bytes(length * granule)} @ {start * granule:,}",
             )
         )
-    first_free = _scalar(chunk.hints, "first_free")
+    first_free = _scalar(hints, "first_free")
     if first_free is None:
-        first_free = _scalar(chunk.hints, "first_bit")
+        first_free = _scalar(hints, "first_bit")
     if first_free is not None and first_free < nr_bits:
         row, column = divmod(first_free, row_bits)
         handles.append(
@@ -281,10 +281,11 @@ def _row_bars(ax: Any, codes: np.ndarray, chunk: Any, row_bits: int, rows: int, 
     used = (padded.reshape(rows, row_bits) != _FREE).sum(axis=1) / width
     middle = np.arange(rows) + 0.5
     side.barh(middle, used, height=0.72, color=_style.AREA_A, alpha=0.85, zorder=2)
-    names = getattr(getattr(chunk.blocks, "dtype", None), "names", None) or ()
+    blocks = getattr(chunk, "blocks", None)
+    names = getattr(getattr(blocks, "dtype", None), "names", None) or ()
     with_hints = with_hints and "contig_hint" in names
     if with_hints:
-        known = chunk.blocks["contig_hint"] / width
+        known = blocks["contig_hint"] / width
         side.plot(1 - known, middle, "|", color=_style.CONTIG, markersize=max(min(300 / rows, 9), 3), mew=1.6, zorder=3)
     side.set_xlim(0, 1)
     side.set_ylim(rows, 0)

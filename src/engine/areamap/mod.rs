@@ -46,17 +46,21 @@
 //! area, the kernel reads before the array; here the area before the first counts as in use
 //! (11 section 3 step 2).
 
+mod saved;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
 use super::early::{Area, Early, PageMap, Room, Space};
+use super::saved::Fields;
 use super::{BootRegion, ChunkView, Older, Setup};
 use crate::bitmap;
 use crate::chunk::Role;
-use crate::error::ConfigError;
+use crate::error::{ConfigError, StateError};
 use crate::geometry::Geometry;
 use crate::units::{round_down, round_up, Bytes, Pages};
 use crate::variant::Generation;
@@ -328,6 +332,14 @@ impl Space for AreaMap {
             map_alloc: self.capacity,
             has_reserved: self.has_reserved,
         });
+    }
+
+    fn save(&self) -> Value {
+        self.to_saved()
+    }
+
+    fn load(g: &Geometry, saved: &Fields<'_>, pages: Pages) -> Result<Self, StateError> {
+        Self::from_saved(g, saved, pages)
     }
 
     fn verify(&self, g: &Geometry, entry: &super::early::Entry<Self>) -> Result<(), crate::error::Violation> {

@@ -33,6 +33,7 @@
 //! Specification 20 and 21.
 
 mod request;
+mod saved;
 mod verify;
 mod worker;
 
@@ -40,11 +41,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use super::{BootChunks, BootRegion, ChunkView, Engine, Setup, Stats, Totals};
+use serde_json::Value;
+
+use super::saved::Fields;
+use super::{BootChunks, BootRegion, ChunkView, Engine, Make, Setup, Stats, Totals};
 use crate::backend::Backend;
 use crate::bitmap;
 use crate::chunk::Role;
-use crate::error::{ConfigError, RequestError, Violation};
+use crate::error::{ConfigError, RequestError, StateError, Violation};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::{SlotNumbers, Slots};
@@ -214,6 +218,13 @@ pub trait Space: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Adds to a view what this generation keeps.
     fn show<'a>(&'a self, g: &Geometry, view: &mut ChunkView<'a>);
 
+    /// Everything, as plain data for [`Space::load`].
+    fn save(&self) -> Value;
+
+    /// A chunk of `pages` pages as [`Space::save`] has written it. It need not agree with itself, but
+    /// must be such that [`Space::verify`] can tell.
+    fn load(g: &Geometry, saved: &Fields<'_>, pages: Pages) -> Result<Self, StateError>;
+
     /// Rescans the chunk.
     fn verify(&self, g: &Geometry, entry: &Entry<Self>) -> Result<(), Violation>;
 }
@@ -345,6 +356,7 @@ impl<S: Space> Early<S> {
         }
         Ok(early)
     }
+
     /// Sizes.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -510,6 +522,16 @@ impl<S: Space> Early<S> {
     }
 }
 
+impl<S: Space> Make for Early<S> {
+    fn make(_: Generation, setup: &Setup) -> Result<Self, ConfigError> {
+        Self::new(setup)
+    }
+
+    fn load(setup: &Setup, saved: &Fields<'_>) -> Result<Self, StateError> {
+        Self::from_saved(setup, saved)
+    }
+}
+
 impl<S: Space> Engine for Early<S> {
     fn generation(&self) -> Generation {
         S::GENERATION
@@ -569,6 +591,11 @@ impl<S: Space> Engine for Early<S> {
         self.numbered().map(|(id, _)| id).chain(self.reserved.is_some().then_some(ChunkId::RESERVED)).collect()
     }
 
+    fn chunk_unit_off(&self, id: ChunkId) -> Bytes {
+        let entry = self.existing(id);
+        Bytes(if entry.role == Role::Dynamic { 0 } else { entry.base_addr - self.boot_base })
+    }
+
     fn chunk_base(&self, id: ChunkId) -> u64 {
         self.entry(id).expect("the chunk exists").base_addr
     }
@@ -587,7 +614,7 @@ impl<S: Space> Engine for Early<S> {
             nr_pages: Pages(entry.pages.nr_pages),
             start_offset: Bytes(u64::from(entry.start_offset)),
             end_offset: Bytes(u64::from(entry.end_offset)),
-            unit_off: Bytes(if entry.role == Role::Dynamic { 0 } else { entry.base_addr - self.boot_base }),
+            unit_off: self.chunk_unit_off(id),
             nr_alloc: entry.nr_alloc,
             max_alloc_size: Bytes(u64::from(entry.max_alloc_size)),
             nr_populated: Pages(entry.pages.nr_populated),
@@ -628,6 +655,10 @@ impl<S: Space> Engine for Early<S> {
 
     fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    fn save(&self) -> Option<Value> {
+        Some(self.to_saved())
     }
 
     fn verify(&self) -> Result<(), Violation> {

@@ -36,10 +36,10 @@ use std::collections::BTreeMap;
 pub use balance::{Done, Stop, Worker};
 pub use request::{Need, Progress, Task};
 
-use super::{ChunkView, Engine, Setup, Stats, Totals};
+use super::{ChunkView, Engine, Make, Setup, Stats, Totals};
 use crate::backend::Backend;
 use crate::chunk::{Chunk, Context, Role};
-use crate::error::{RequestError, Violation};
+use crate::error::{ConfigError, RequestError, Violation};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::{SlotNumbers, Slots};
@@ -418,10 +418,9 @@ impl Linux {
     /// Gives every chunk another number, as if `created` chunks had ever been made.
     pub(crate) fn renumber(&mut self, pairs: &[(ChunkId, ChunkId)], created: u32) {
         let to = |id: ChunkId| pairs.iter().find(|(from, _)| *from == id).map_or(id, |(_, to)| *to);
-        let mut slots = Slots::new(self.slots.len());
-        for (slot, list) in self.slots.iter_lists().enumerate() {
-            list.for_each(|id| slots.push_back(slot as u32, to(id)));
-        }
+        let lists = (0..).zip(self.slots.iter_lists());
+        let listed: Vec<_> = lists.flat_map(|(slot, list)| list.map(move |id| (slot, to(id)))).collect();
+        let slots = Slots::with_lists(self.slots.len(), created as usize, &listed).expect("numbers differ");
         let mut chunks: Vec<Option<Box<Chunk>>> = Vec::new();
         chunks.resize_with(created as usize, || None);
         for (from, to) in pairs {
@@ -463,6 +462,12 @@ fn slot_of(ctx: &Context, numbers: &SlotNumbers, chunk: &Chunk) -> u32 {
     let size =
         if ctx.rules.slot_by_contig { g.bits_to_bytes(Bits(chunk.md.contig_hint as u32)) } else { chunk.free_bytes() };
     slot_of_size(ctx, numbers, size)
+}
+
+impl Make for Linux {
+    fn make(_: Generation, setup: &Setup) -> Result<Self, ConfigError> {
+        Ok(Self::new(setup))
+    }
 }
 
 impl Engine for Linux {
@@ -515,6 +520,11 @@ impl Engine for Linux {
         Linux::find_chunk(self, addr)
     }
 
+    fn chunk_unit_off(&self, id: ChunkId) -> Bytes {
+        let chunk = Linux::chunk(self, id).expect("the chunk exists");
+        Bytes(if chunk.immutable() { chunk.base_addr - self.boot_base } else { 0 })
+    }
+
     fn chunk_base(&self, id: ChunkId) -> u64 {
         Linux::chunk(self, id).expect("the chunk exists").base_addr
     }
@@ -537,7 +547,7 @@ impl Engine for Linux {
             nr_pages: chunk.nr_pages(),
             start_offset: chunk.start_offset(),
             end_offset: chunk.end_offset(),
-            unit_off: Bytes(if chunk.immutable() { chunk.base_addr - self.boot_base } else { 0 }),
+            unit_off: self.chunk_unit_off(id),
             nr_alloc: chunk.nr_alloc,
             max_alloc_size: chunk.max_alloc_size(),
             nr_populated: chunk.nr_populated(),

@@ -47,6 +47,7 @@
 //!
 //! [`BackendEvent::Unpopulated`]: crate::backend::BackendEvent::Unpopulated
 
+mod saved;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -55,12 +56,15 @@ mod verify;
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
 use super::early::{Area, Early, Entry, PageMap, Space};
+use super::saved::Fields;
 use super::{BootRegion, ChunkView, Older, Setup};
 use crate::bitmap;
 use crate::block::Block;
 use crate::chunk::Role;
-use crate::error::{ConfigError, Violation};
+use crate::error::{ConfigError, StateError, Violation};
 use crate::geometry::Geometry;
 use crate::units::{Bits, Bytes, Pages};
 use crate::variant::Generation;
@@ -262,6 +266,14 @@ impl Space for BitSpace {
             first_free_block: self.first_free_block,
             has_reserved: self.hidden > 0,
         });
+    }
+
+    fn save(&self) -> Value {
+        self.to_saved()
+    }
+
+    fn load(g: &Geometry, saved: &Fields<'_>, pages: Pages) -> Result<Self, StateError> {
+        Self::from_saved(g, saved, pages)
     }
 
     fn verify(&self, g: &Geometry, entry: &Entry<Self>) -> Result<(), Violation> {

@@ -31,10 +31,15 @@ impl BitSpace {
             self.hidden
         );
         ensure_invariant!(
-            self.hidden < g.page_bits() && (self.hidden == 0 || entry.role != Role::Dynamic),
+            self.hidden < g.page_bits()
+                && (self.hidden == 0 || entry.role != Role::Dynamic)
+                && u64::from(self.hidden) == u64::from(entry.start_offset) / g.min_alloc_size().0
+                && entry.end_offset == 0,
             "R2-no-ends",
-            "{} hidden bits",
-            self.hidden
+            "{} hidden bits, {} bytes in front and {} behind",
+            self.hidden,
+            entry.start_offset,
+            entry.end_offset
         );
         for (start, end) in bitmap::set_runs(&self.alloc_map, 0, self.nr_bits) {
             ensure_invariant!(

@@ -362,6 +362,12 @@ impl Engine for Naive {
         self.get(id.0).base
     }
 
+    fn chunk_unit_off(&self, id: ChunkId) -> Bytes {
+        let chunk = self.get(id.0);
+        let boot = chunk.role != crate::chunk::Role::Dynamic;
+        Bytes(if boot { chunk.base - self.boot_base } else { 0 })
+    }
+
     fn chunk_ids(&self) -> Vec<ChunkId> {
         let mut ids: Vec<_> = (0..self.chunks.len() as u32).filter(|id| self.exists(*id).is_some()).collect();
         if self.reserved.is_some() {
@@ -376,7 +382,6 @@ impl Engine for Naive {
 
     fn chunk(&self, id: ChunkId) -> Option<ChunkView<'_>> {
         let chunk = self.exists(id.0)?;
-        let boot = chunk.role != crate::chunk::Role::Dynamic;
         Some(ChunkView {
             base_addr: chunk.base,
             role: chunk.role,
@@ -385,7 +390,7 @@ impl Engine for Naive {
             nr_pages: Pages(chunk.nr_pages() as u32),
             start_offset: Bytes(chunk.start_offset as u64),
             end_offset: Bytes(chunk.end_offset as u64),
-            unit_off: Bytes(if boot { chunk.base - self.boot_base } else { 0 }),
+            unit_off: self.chunk_unit_off(id),
             nr_alloc: chunk.nr_alloc as u32,
             max_alloc_size: Bytes(chunk.max_alloc_size as u64),
             nr_populated: Pages(chunk.nr_populated() as u32),
