@@ -11,6 +11,7 @@ from percpu.errors import (
     InvalidFree,
     InvalidRequest,
     LayoutError,
+    NotKept,
     PercpuError,
     StaleChunk,
     StateError,
@@ -18,7 +19,7 @@ from percpu.errors import (
     VerifyError,
 )
 from percpu.layout import FirstChunkLayout, Group, Region, Topology
-from percpu.replay import Replay, replay
+from percpu.replay import Replay, Rerun, replay
 from percpu.results import Result
 from percpu.trace import Trace, read_trace
 
@@ -36,9 +37,11 @@ __all__ = [
     "InvalidFree",
     "InvalidRequest",
     "LayoutError",
+    "NotKept",
     "PercpuError",
     "Region",
     "Replay",
+    "Rerun",
     "Result",
     "StaleChunk",
     "StateError",

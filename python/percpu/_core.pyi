@@ -14,12 +14,14 @@ __all__ = [
     "Allocator",
     "FirstChunkLayout",
     "Replay",
+    "Rerun",
     "Trace",
     "__version__",
     "kernels",
     "parse_boot_log",
     "read_trace",
     "replay",
+    "rerun",
     "rules",
 ]
 __version__: Final[str]
@@ -47,6 +49,9 @@ def read_trace(path: str | PathLike[str]) -> Trace: ...
 
 # Predicts the trace from the allocator's state, and leaves the allocator at its end; unchanged if it raises.
 def replay(trace: Trace, allocator: Allocator, sample_every: int) -> Replay: ...
+
+# Makes the trace's requests and frees on any engine, and leaves the allocator at its end; unchanged if it raises.
+def rerun(trace: Trace, allocator: Allocator, sample_every: int) -> Rerun: ...
 
 @final
 class FirstChunkLayout:
@@ -120,7 +125,7 @@ class Allocator:
     def alloc(self, size: int, align: int, sleep: int, reserved: bool, nowarn: bool, accounted: bool) -> int: ...
     # size: only used by cpu_alloc-2008. Raises InvalidFree.
     def free(self, ptr: int, size: int | None) -> None: ...
-    # Arrays of length n or 1; returns ptr, chunk, off_bytes, reason, each (n,).
+    # Arrays of length n or 1; returns ptr, chunk, off_bytes, unit_off_bytes, reason, each (n,).
     def alloc_many(
         self,
         sizes: NDArray[np.uint64],
@@ -129,7 +134,7 @@ class Allocator:
         reserved: bool,
         nowarn: bool,
         accounted: bool,
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8]]: ...
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]: ...
     # All or nothing: every pointer is checked before the first is freed.
     def free_many(self, ptrs: NDArray[np.uint64], sizes: NDArray[np.uint64] | None) -> None: ...
     # Runs the worker once; True if it was pending.
@@ -140,7 +145,8 @@ class Allocator:
 
     # (chunk, off_bytes, unit_off_bytes, size_bytes).
     def locate(self, ptr: int) -> tuple[int, int, int, int]: ...
-    # The same of the area at an address, and the cpu whose copy it is; None where no area is.
+    # The same of the area at an address, and the cpu whose copy it is; None where no area is. Both raise
+    # InvalidAddress where the engine cannot tell areas apart.
     def find(self, address: int) -> tuple[int, int, int, int, int] | None: ...
     def per_cpu_ptr(self, ptr: int, cpu: int) -> int: ...
 
@@ -150,8 +156,10 @@ class Allocator:
     # Creation numbers on each list, head first.
     def slots(self) -> list[NDArray[np.uint32]]: ...
     # Scalars under the kernel's names: base_addr, free_bytes, start_offset, end_offset, nr_pages, nr_populated,
-    # nr_empty_pop_pages, nr_alloc, max_alloc_size, slot (None: on no list), immutable, isolated, is_first.
-    # Raises StaleChunk, as all of the following.
+    # nr_empty_pop_pages (None: not counted), nr_alloc, max_alloc_size, slot (None: on no list), immutable, isolated,
+    # is_first, unit_off; of areamap contig_hint, first_free, map_alloc, has_reserved; of rfc-v1 contig_hint,
+    # contig_hint_start, first_free_block, has_reserved; of cpu_alloc-2008 nr_units, first_free, cpu_bytes.
+    # Raises StaleChunk, as all of the following; they raise NotKept where the engine has no such thing.
     def chunk_info(self, chunk: int) -> dict[str, Any]: ...
     def chunk_alloc_map(self, chunk: int) -> NDArray[np.bool_]: ...
     def chunk_alloc_words(self, chunk: int) -> NDArray[np.uint64]: ...
@@ -163,6 +171,9 @@ class Allocator:
     def chunk_blocks(self, chunk: int) -> tuple[list[str], NDArray[np.int32]] | None: ...
     # The same for the chunk's own record: one row.
     def chunk_hints(self, chunk: int) -> tuple[list[str], NDArray[np.int32]] | None: ...
+
+    # Start of each area in bytes and whether it is in use; the last row is the end (areamap).
+    def chunk_area_map(self, chunk: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]: ...
 
     # Global counters, under the kernel's names.
     def stats(self) -> dict[str, int]: ...
@@ -206,4 +217,15 @@ class Replay:
     # uint32, off_bytes uint64 (of the prediction; meaningful where predicted_ok).
     def events(self) -> dict[str, NDArray[Any]]: ...
     # One row a sample, int64: event, nr_cur_alloc, live_bytes, populated_pages, nr_chunks, nr_empty_pop_pages.
+    def timeline(self) -> dict[str, NDArray[np.int64]]: ...
+
+@final
+class Rerun:
+    # nr_events, nr_alloc, nr_failed, nr_free, nr_free_unseen, nr_free_of_failed, nr_free_lost, nr_served_only_here,
+    # nr_comparable, nr_same_place.
+    def summary(self) -> dict[str, int]: ...
+    # One row a request: event uint32, recorded_ok bool, ok bool, reason uint8, chunk uint32, off_bytes uint64,
+    # unit_off_bytes uint64 (meaningful where ok), recorded_unit_off_bytes uint64, recorded_known bool (whether it is).
+    def events(self) -> dict[str, NDArray[Any]]: ...
+    # As of Replay.
     def timeline(self) -> dict[str, NDArray[np.int64]]: ...

@@ -11,7 +11,7 @@ from percpu.errors import InvalidRequest
 from percpu.results import Result
 from percpu.trace import Trace
 
-__all__ = ["Replay", "replay"]
+__all__ = ["Replay", "Rerun", "replay"]
 
 
 class Replay(Result):
@@ -116,7 +116,89 @@ def _rebuild(columns: Any, mask: Any, facts: dict[str, Any]) -> Replay:
     return self
 
 
-def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_every: int = 0) -> Replay:
+class Rerun(Result):
+    """What came of a rerun: one row a request; made by `replay` with ``mode="rerun"``.
+
+    Columns: ``event`` (uint32, index in the trace), ``recorded_ok`` (bool, whether the recorded request was served),
+    ``ok`` (bool, whether it was served here), ``reason`` (uint8, 0 or a code of `AllocBatch.reasons`), ``chunk``
+    (uint32), ``off_bytes`` (uint64, from the chunk's base), ``unit_off_bytes`` (uint64, from the start of the unit;
+    these three missing where it failed) and ``recorded_unit_off_bytes`` (uint64, missing where the trace does not
+    tell).
+
+    Attributes
+    ----------
+    summary : dict
+        Counts: ``nr_events``; of requests ``nr_alloc`` and ``nr_failed`` (here) and ``nr_served_only_here`` (they
+        failed in the recording, and were given back at once); of frees ``nr_free``, ``nr_free_unseen`` (of objects
+        that the trace does not show being allocated), ``nr_free_of_failed`` (of objects whose request failed here)
+        and ``nr_free_lost`` (not in the trace, which allocates the place again); ``nr_comparable`` (requests served
+        in both, with both unit offsets known) and ``nr_same_place``.
+    timeline : Result
+        One row a sample, int64: ``event``, ``nr_cur_alloc``, ``live_bytes`` and ``populated_pages`` (of one CPU),
+        ``nr_chunks``, ``nr_empty_pop_pages``.
+    """
+
+    def __init__(self) -> None:
+        raise TypeError("use replay(trace, allocator, mode='rerun')")
+
+    @classmethod
+    def _wrap(cls, core: _core.Rerun, page_size: int) -> Rerun:
+        columns = core.events()
+        failed, unknown = ~columns["ok"], ~columns.pop("recorded_known")
+        mask = {name: failed for name in ("chunk", "off_bytes", "unit_off_bytes") if failed.any()}
+        if unknown.any():
+            mask["recorded_unit_off_bytes"] = unknown
+        facts = {"summary": core.summary(), "timeline": Result(core.timeline()), "page_size": page_size}
+        return _rebuild_rerun(columns, mask, facts)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts of events, requests, frees and places."""
+        return dict(self._facts["summary"])
+
+    @property
+    def timeline(self) -> Result:
+        """One row a sample."""
+        return self._facts["timeline"]
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the timeline.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from percpu.plot import plot_timeline
+
+        return plot_timeline(self.timeline, ax, page_size=self._facts["page_size"])
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a column, a row, or a plain result with some of the rows."""
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        return Result(dict(self._columns), mask=self._mask, attrs=self.attrs)[key]
+
+    def __repr__(self) -> str:
+        s = self._facts["summary"]
+        return f"Rerun({s['nr_events']} events, {s['nr_alloc']} served, {s['nr_failed']} failed)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_rerun, (dict(self._columns), self._mask, self._facts)
+
+
+def _rebuild_rerun(columns: Any, mask: Any, facts: dict[str, Any]) -> Rerun:
+    self = Rerun.__new__(Rerun)
+    Result.__init__(self, columns, mask=mask, attrs=facts["summary"])
+    self._facts = facts
+    return self
+
+
+def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_every: int = 0) -> Replay | Rerun:
     """Run a trace through an allocator.
 
     The allocator is moved on: afterwards it has the state at the end of the trace. Copy it before to keep it.
@@ -126,20 +208,26 @@ def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_
     trace : Trace
         n events. Sizes and alignments in bytes.
     allocator : Allocator
-        In the state in which the trace begins: a recorded state, or an empty allocator on a layout.
-    mode : {"predict", "follow"}, optional
-        "predict" predicts every placement and compares; after a divergence it resynchronises and goes on.
+        To predict, in the state in which the trace begins: a recorded state, or an empty allocator on a layout. To
+        rerun, any.
+    mode : {"predict", "rerun", "follow"}, optional
+        "predict" predicts every placement and compares; after a divergence it resynchronises and goes on. Only for
+        the engines from 4.14 on.
+        "rerun" makes the trace's requests and frees on any engine, whatever that does with them; the balance worker
+        runs by the allocator's own policy, and frees of what the trace does not show being allocated are skipped.
         "follow" will place what the trace says, without a start state; it is not built yet.
     sample_every : int, optional
         Events between two samples of the timeline; 0 chooses about 1000 samples.
 
     Returns
     -------
-    Replay
-        One row a request.
+    Replay or Rerun
+        One row a request; a `Rerun` if ``mode="rerun"``.
 
     Raises
     ------
+    InvalidRequest
+        If the mode does not exist, or is not for this engine.
     TraceError
         If the trace cannot be replayed on this allocator at all.
 
@@ -152,8 +240,10 @@ def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_
         raise TypeError(f"trace must be a Trace, not {type(trace).__name__}")
     if not isinstance(allocator, Allocator):
         raise TypeError(f"allocator must be an Allocator, not {type(allocator).__name__}")
-    if choice("mode", mode, ("predict", "follow")) == "follow":
+    if choice("mode", mode, ("predict", "rerun", "follow")) == "follow":
         raise InvalidRequest("mode='follow': is not built yet", parameter="mode")
     every = integer("sample_every", sample_every, 0, 2**63 - 1) or max(1, len(trace) // 1000)
+    if mode == "rerun":
+        return Rerun._wrap(_core.rerun(trace._core, allocator._core, every), allocator.page_size)
     core = _core.replay(trace._core, allocator._core, every)
     return Replay._wrap(core, allocator.page_size)

@@ -29,7 +29,7 @@ mod _core {
     #[pymodule_export]
     use super::layout::{parse_boot_log, FirstChunkLayout};
     #[pymodule_export]
-    use super::replay::{replay, Replay};
+    use super::replay::{replay, rerun, Replay, Rerun};
     #[pymodule_export]
     use super::trace::{read_trace, Trace};
     use crate::request::{ChunkId, Reason};

@@ -18,6 +18,8 @@
 //! whether the allocation's line was merely written late: allocation lines are written after the
 //! lock was dropped, so that a free on another CPU may overtake them. Both are counted apart.
 //!
+//! [`rerun`](rerun::rerun) is the other way to use a trace: its requests and frees on any engine, without predictions.
+//!
 //! # Units
 //!
 //! Events by index; bytes for places.
@@ -29,12 +31,14 @@
 mod explain;
 mod lookahead;
 mod machine;
+pub mod rerun;
 
 pub use explain::Explanation;
 pub use machine::Totals;
 use machine::{Machine, Mismatch, Overrides, View};
 
 use crate::engine::linux::Linux;
+use crate::engine::Engine;
 use crate::error::TraceError;
 use crate::request::{ChunkId, Outcome};
 use crate::state::State;
@@ -83,6 +87,32 @@ pub struct Sample {
     pub nr_populated: u32,
     /// Empty populated pages that count as ready.
     pub nr_empty_pop_pages: i32,
+}
+
+impl Sample {
+    /// The state of an engine after event `index`.
+    fn of(index: usize, engine: &dyn Engine) -> Self {
+        let page = engine.geometry().page_size().0;
+        let (mut allocated_bytes, mut pages) = (0, 0);
+        for id in engine.chunk_ids() {
+            let Some(view) = engine.chunk(id) else { continue };
+            let hidden = view.start_offset + view.end_offset;
+            allocated_bytes += u64::from(view.nr_pages.0) * page - hidden.0 - view.free_bytes.0;
+            if !id.is_reserved() {
+                pages += view.nr_populated.0;
+            }
+        }
+        let totals = engine.totals();
+        Self {
+            event: index as u64 + 1,
+            nr_cur_alloc: engine.stats().nr_cur_alloc,
+            allocated_bytes,
+            nr_chunks: engine.stats().nr_chunks,
+            // Where the generation keeps no total: of every chunk but the reserved one, which shares its pages.
+            nr_populated: totals.nr_populated.unwrap_or(pages),
+            nr_empty_pop_pages: totals.nr_empty_pop_pages as i32,
+        }
+    }
 }
 
 /// The result of a replay.
@@ -193,7 +223,7 @@ impl<'t> Driver<'t> {
         }
         let every = self.options.sample_every;
         if every > 0 && (index + 1) % every == 0 {
-            self.samples.push(sample(index, &self.machine.engine));
+            self.samples.push(Sample::of(index, &self.machine.engine));
         }
         let every = self.options.verify_every;
         if every > 0 && (index + 1) % every == 0 && self.machine.at_rest() {
@@ -283,27 +313,6 @@ fn step(
     index: usize,
 ) -> Result<Option<Outcome>, Mismatch> {
     machine.step(&View { trace, ahead, overrides }, index)
-}
-
-fn sample(index: usize, engine: &Linux) -> Sample {
-    use crate::engine::Engine;
-    let served: u64 = engine
-        .chunk_ids()
-        .filter_map(|id| Linux::chunk(engine, id))
-        .map(|chunk| {
-            let whole = engine.geometry().pages_to_bytes(chunk.nr_pages()).0;
-            whole - chunk.start_offset().0 - chunk.end_offset().0 - chunk.free_bytes().0
-        })
-        .sum();
-    let totals = engine.totals();
-    Sample {
-        event: index as u64 + 1,
-        nr_cur_alloc: engine.stats().nr_cur_alloc,
-        allocated_bytes: served,
-        nr_chunks: engine.stats().nr_chunks,
-        nr_populated: totals.nr_populated.unwrap_or(0),
-        nr_empty_pop_pages: totals.nr_empty_pop_pages as i32,
-    }
 }
 
 /// The place that an event records, as the engine names it.
