@@ -870,7 +870,13 @@ class Allocator:
         policy = balance_policy(balance, every)
         preset = release(kernel)
         warn_assumed(preset)
-        return cls._wrap(_core.Allocator.from_state(_content("state", state), preset[0], policy))
+        try:
+            core = _core.Allocator.from_state(_content("state", state), preset[0], policy)
+        except StateError as error:
+            if isinstance(state, (str, os.PathLike)):
+                raise StateError(f"{os.fspath(state)}: {error}", path=error.path) from None
+            raise
+        return cls._wrap(core)
 
     def to_state(self) -> dict[str, Any]:
         """Write the complete state in the form of the recorded state files.
