@@ -8,7 +8,7 @@
 //! # Exceptions
 //!
 //! What an engine does not owe is a variant of [`Exemption`], with the section that says so; a
-//! property asks [`exempt`] and checks the rest.
+//! property asks `exempt` and checks the rest.
 //!
 //! # Source
 //!
