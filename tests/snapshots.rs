@@ -4,21 +4,37 @@
 use percpu::allocator::{Allocator, Balance, NULL};
 use percpu::backend::Supply;
 use percpu::geometry::Geometry;
-use percpu::layout::{FirstChunkRequest, Topology};
+use percpu::layout::vm_areas::Search;
+use percpu::layout::{FirstChunkRequest, Topology, VmallocSpace};
 use percpu::request::{Request, Sleep};
 use percpu::testing::random::Random;
 use percpu::units::Bytes;
 use percpu::variant::{Generation, Preset};
 use serde_json::{json, Value};
 
-/// A small machine with or without a first chunk.
-fn machine(generation: Generation, boot: bool, balance: Balance) -> Allocator {
+/// Where chunks come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Home {
+    /// No first chunk.
+    Bare,
+    /// On a first chunk, one after the other.
+    Machine,
+    /// On a first chunk, in the kernel's address space.
+    Vmalloc,
+}
+
+fn machine(generation: Generation, home: Home, balance: Balance) -> Allocator {
     let preset = Preset::of_generation(generation);
-    if boot {
+    if home != Home::Bare {
         let topology = Topology::from_nodes(&[2, 1]).unwrap();
         let mut request = FirstChunkRequest::new(topology, preset.layout, 98_392);
         request.reserved_size = 8192;
-        return Allocator::with_layout(preset, &request.build().unwrap(), balance).unwrap();
+        let chunk = request.build().unwrap();
+        return if home == Home::Machine {
+            Allocator::with_layout(preset, &chunk, balance).unwrap()
+        } else {
+            Allocator::with_vmalloc(preset, &chunk, balance, VmallocSpace::x86_64(Search::FreeBlocks)).unwrap()
+        };
     }
     let g = Geometry::new(Bytes(4096), Bytes(4), Bytes(4096), Bytes(65536), 2).unwrap();
     Allocator::bare(preset, g, balance).unwrap()
@@ -61,9 +77,12 @@ fn text(a: &Allocator) -> String {
 
 fn every_machine() -> impl Iterator<Item = (String, Allocator)> {
     let policies = [Balance::Eager, Balance::Manual, Balance::Every(3)];
-    let cases = Generation::ALL.into_iter().flat_map(|generation| [(generation, false), (generation, true)]);
-    cases.zip(policies.into_iter().cycle()).map(|((generation, boot), policy)| {
-        (format!("{generation}, boot {boot}, {policy:?}"), machine(generation, boot, policy))
+    let homes = [Home::Bare, Home::Machine, Home::Vmalloc];
+    let cases = Generation::ALL.into_iter().flat_map(move |generation| homes.map(|home| (generation, home)));
+    // Each home meets each policy.
+    cases.enumerate().map(move |(n, (generation, home))| {
+        let policy = policies[(n + n / 3) % 3];
+        (format!("{generation}, {home:?}, {policy:?}"), machine(generation, home, policy))
     })
 }
 

@@ -66,11 +66,12 @@ fn vmalloc_of(value: &Value, path: &str) -> Result<Vmalloc, StateError> {
     }
     space.restore(&list("lazy")?, number("hint")?).map_err(refused)?;
     space.lazy_free = value["lazy_free"].as_bool().ok_or_else(|| bad("lazy_free"))?;
-    space.lazy_threshold = match &value["lazy_threshold"] {
+    let present = |name: &str| value.get(name).ok_or_else(|| bad(name));
+    space.lazy_threshold = match present("lazy_threshold")? {
         Value::Null => None,
         _ => Some(number("lazy_threshold")?),
     };
-    if !value["fault"].is_null() {
+    if !present("fault")?.is_null() {
         let number = |index: usize| value["fault"][index].as_u64();
         let area = number(1).and_then(|area| usize::try_from(area).ok()).ok_or_else(|| bad("fault"))?;
         let calls = number(2).and_then(|calls| u32::try_from(calls).ok()).ok_or_else(|| bad("fault"))?;
