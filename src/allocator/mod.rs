@@ -23,8 +23,6 @@ mod saved;
 mod snapshot;
 mod space;
 
-use std::collections::HashSet;
-
 use crate::address::AddressMap;
 use crate::engine::{self, Engine, Setup};
 use crate::error::{ConfigError, RequestError};
@@ -258,27 +256,49 @@ impl Allocator {
         sizes: Option<&[u64]>,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), BatchError> {
-        let size = |index: usize| sizes.map(|sizes| Bytes(sizes[index.min(sizes.len() - 1)]));
-        let mut seen = HashSet::with_capacity(ptrs.len());
+        // One size for all, or one each.
+        let size = |index: usize| sizes.and_then(|sizes| sizes.get(index).or(sizes.last())).copied().map(Bytes);
+        // A long batch keeps a copy anyway; a short one is checked before anything changes.
+        let before = if ptrs.len() >= KEEP_COPY_FROM {
+            Some(self.clone())
+        } else {
+            self.check_free_many(ptrs, &size)?;
+            None
+        };
+        for (index, ptr) in ptrs.iter().enumerate() {
+            let stop = index % ASK_EVERY == ASK_EVERY - 1 && before.is_some() && !go_on();
+            let freed = if stop { Err(BatchError::Interrupted) } else { self.free_one(ptrs, index, *ptr, size(index)) };
+            if let Err(error) = freed {
+                *self = before.expect("a short batch was checked and is not interrupted");
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn free_one(&mut self, ptrs: &[u64], index: usize, ptr: u64, size: Option<Bytes>) -> Result<(), BatchError> {
+        self.free(ptr, size).map_err(|error| {
+            let twice = ptrs[..index].contains(&ptr);
+            BatchError::Element(index, if twice { freed_twice(ptr) } else { error })
+        })
+    }
+
+    /// Checks a batch without changing anything.
+    fn check_free_many(&self, ptrs: &[u64], size: &dyn Fn(usize) -> Option<Bytes>) -> Result<(), BatchError> {
         for (index, ptr) in ptrs.iter().enumerate().filter(|(_, ptr)| **ptr != NULL) {
             let checked = self.place_of(*ptr).and_then(|(chunk, off)| {
                 self.engine.check_free(chunk, off, size(index)).map_err(|error| with_pointer(error, *ptr))
             });
             checked.map_err(|error| BatchError::Element(index, error))?;
-            if !seen.insert(*ptr) && !self.is_zero_size(*ptr) {
-                let reason = "is freed twice in this batch".to_owned();
-                return Err(BatchError::Element(index, RequestError::InvalidFree { ptr: *ptr, reason }));
-            }
         }
-        let before = (ptrs.len() >= KEEP_COPY_FROM).then(|| self.clone());
-        for (index, ptr) in ptrs.iter().enumerate() {
-            if let Some(before) = before.as_ref().filter(|_| index % ASK_EVERY == ASK_EVERY - 1 && !go_on()) {
-                *self = before.clone();
-                return Err(BatchError::Interrupted);
-            }
-            self.free(*ptr, size(index)).expect("every element was checked");
+        let mut order: Vec<(u64, usize)> = ptrs.iter().copied().zip(0..).collect();
+        order.sort_unstable();
+        let twice =
+            |pair: &&[(u64, usize)]| pair[0].0 == pair[1].0 && pair[0].0 != NULL && !self.is_zero_size(pair[0].0);
+        match order.windows(2).filter(twice).map(|pair| pair[1]).min_by_key(|(_, index)| *index) {
+            Some((ptr, index)) => Err(BatchError::Element(index, freed_twice(ptr))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Runs the worker once, scheduled or not.
@@ -396,6 +416,10 @@ fn rules_of(preset: &Preset) -> Rules {
     preset.generation.rules().unwrap_or(Rules::LINUX_5_14)
 }
 
+fn freed_twice(ptr: u64) -> RequestError {
+    RequestError::InvalidFree { ptr, reason: "is freed twice in this batch".to_owned() }
+}
+
 /// An engine names offsets; users know pointers.
 fn with_pointer(error: RequestError, ptr: u64) -> RequestError {
     match error {
@@ -456,6 +480,28 @@ mod tests {
         assert!(a.free(12, None).is_err());
         assert!(a.per_cpu_ptr(ptrs[0], 2).is_err());
         assert_eq!(format!("{:?}", a.engine()), before);
+    }
+
+    #[test]
+    fn a_long_batch_is_undone_as_well() {
+        let mut a = bare(Balance::Eager);
+        let many = std::iter::repeat_n(request(8), KEEP_COPY_FROM);
+        let mut ptrs: Vec<u64> = a.alloc_many(many, &mut || true).unwrap().iter().map(|p| p.ptr).collect();
+        let before = format!("{:?}", a.engine());
+        for (index, bad) in [(KEEP_COPY_FROM - 1, 12), (KEEP_COPY_FROM - 2, ptrs[5])] {
+            let good = std::mem::replace(&mut ptrs[index], bad);
+            match a.free_many(&ptrs, None, &mut || true) {
+                Err(BatchError::Element(at, error)) => {
+                    assert_eq!(at, index);
+                    assert_eq!(error.to_string().contains("twice"), bad == ptrs[5], "{error}");
+                }
+                other => panic!("{other:?}"),
+            }
+            ptrs[index] = good;
+            assert_eq!(format!("{:?}", a.engine()), before);
+        }
+        a.free_many(&ptrs, None, &mut || true).unwrap();
+        assert_eq!(a.engine().stats().nr_cur_alloc, 0);
     }
 
     #[test]
