@@ -25,7 +25,7 @@
 //! V1 lengths of maps, lists and rows fit the sizes; no bit beyond a map.
 //! V2 every chunk but the reserved one is in exactly one list, the reserved one in none.
 //! V3 `free_bytes` and `nr_populated` count their maps; the hidden ends are in use.
-//! V4 hints lie within their block or chunk.
+//! V4 hints, and the runs they denote, lie within their block or chunk.
 //! V5 lifetime counters agree with each other and with the chunks.
 //! V6 where there are sidelined chunks (5.14 and later): empty populated pages, per chunk and
 //! in total, count the maps; a chunk is isolated if and only if its list says so.
@@ -444,6 +444,14 @@ impl State {
             check(hints[md::NR_BITS] as i64 == bits as i64, path(row, md::NR_BITS), || {
                 format!("{}, must be {bits}", hints[md::NR_BITS])
             })?;
+            for (len, start) in [(md::CONTIG_HINT, md::CONTIG_HINT_START), (md::SCAN_HINT, md::SCAN_HINT_START)] {
+                let end = i64::from(hints[len]) + i64::from(hints[start]);
+                // To 5.1 the chunk's own hint may denote what is not there.
+                let sound = row.is_some() || self.sidelined_slot.is_some();
+                check(!sound || hints[len] <= 0 || end <= bits as i64, path(row, len), || {
+                    format!("{} bits from {} end behind the last of {bits}", hints[len], hints[start])
+                })?;
+            }
             for (column, &value) in hints.iter().enumerate() {
                 check(value >= 0 && value as usize <= bits, path(row, column), || format!("{value} of {bits} bits"))?;
             }

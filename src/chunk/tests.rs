@@ -185,3 +185,20 @@ fn alignment_is_judged_at_the_contig_run() {
     assert_eq!(chunk.find_block_fit(&ctx, 4, 4, false), None);
     assert_eq!(alloc(&mut chunk, &ctx, 4, 1).unwrap().1, 1);
 }
+
+/// Since 5.2 the left edge may promise more than there is: an allocation inside a run at the edge that
+/// promotes a scan run of the same length leaves it as it was.
+#[test]
+fn left_edge_is_overrated_after_promotion() {
+    let ctx = context(64, 1, Rules::LINUX_5_14);
+    let mut chunk = populated(&ctx);
+    for (off, bits) in [(25, 2), (52, 12), (8, 2)] {
+        chunk.place(&ctx, off, bits);
+        chunk.nr_alloc += 1;
+        chunk.max_alloc_size = chunk.max_alloc_size.max(bits * 4);
+        chunk.verify(&ctx).unwrap();
+    }
+    let b = chunk.blocks[0];
+    assert_eq!((b.contig_hint, b.contig_hint_start, b.scan_hint), (25, 27, 0));
+    assert_eq!(b.left_free, 25, "the run at the left edge has 8 bits");
+}

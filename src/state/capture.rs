@@ -1,7 +1,8 @@
 //! From an engine to a state and back.
 //!
-//! A capture takes everything as it is. A restore recomputes nothing, checks the state first, and
-//! refuses one that breaks an invariant of the allocator, so that nothing later can go wrong on it.
+//! A capture takes everything as it is. A restore recomputes nothing. It checks shapes, maps,
+//! lists and counts first, so that nothing later can go wrong; hints are taken as they are, because a
+//! kernel's may be stale in ways that no rule excludes. `Linux::verify` judges them too.
 //!
 //! Source: specification 50 section 1.
 
@@ -175,7 +176,7 @@ impl State {
             list.iter().for_each(|index| linux.slots.push_back(slot as u32, ids[*index]));
         }
         self.restore_totals(&mut linux, self.first_chunk.map(|index| ids[index]))?;
-        linux.verify().map_err(|violation| StateError::new("state", violation.to_string()))?;
+        linux.verify_accounts().map_err(|violation| StateError::new("state", violation.to_string()))?;
         Ok(linux)
     }
 

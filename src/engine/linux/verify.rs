@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::Linux;
-use crate::chunk::{Chunk, Role};
+use crate::chunk::{Chunk, Context, Role};
 use crate::error::{ensure_invariant, Violation};
 use crate::request::ChunkId;
 use crate::units::Bytes;
@@ -16,15 +16,30 @@ use crate::units::Bytes;
 impl Linux {
     /// Rescans everything and names the first invariant that does not hold.
     pub fn verify(&self) -> Result<(), Violation> {
+        self.verify_chunks(Chunk::verify)?;
+        self.verify_lists()?;
+        self.verify_totals()?;
+        self.verify_slots()?;
+        self.verify_stats()
+    }
+
+    /// The part of [`Linux::verify`] without hints and maxima: what a state from elsewhere must fulfil before
+    /// anything may run on it. A kernel's hints are taken as they are.
+    pub fn verify_accounts(&self) -> Result<(), Violation> {
+        self.verify_chunks(Chunk::verify_accounts)?;
+        self.verify_lists()?;
+        self.verify_totals()
+    }
+
+    fn verify_chunks(&self, verify: fn(&Chunk, &Context) -> Result<(), Violation>) -> Result<(), Violation> {
         for id in self.chunk_ids() {
             let chunk = self.chunk(id).expect("listed by chunk_ids");
-            chunk.verify(&self.ctx).map_err(|violation| Violation {
+            verify(chunk, &self.ctx).map_err(|violation| Violation {
                 invariant: violation.invariant,
                 detail: format!("chunk {id}: {}", violation.detail),
             })?;
         }
-        self.verify_lists()?;
-        self.verify_totals()
+        Ok(())
     }
 
     fn numbered(&self) -> impl Iterator<Item = (ChunkId, &Chunk)> {
@@ -57,9 +72,21 @@ impl Linux {
                 "chunk {id} on list {list}, isolated {}",
                 chunk.isolated
             );
-            if chunk.isolated {
-                continue;
-            }
+            let whole = chunk.free_bytes() == self.ctx.geometry.unit_size();
+            ensure_invariant!(
+                chunk.isolated || whole || list != self.numbers.free,
+                "S4-fully-free",
+                "chunk {id} with {} free on list {list}",
+                chunk.free_bytes()
+            );
+        }
+        Ok(())
+    }
+
+    /// Every chunk is on the list of its hints.
+    fn verify_slots(&self) -> Result<(), Violation> {
+        for (id, chunk) in self.numbered().filter(|(_, chunk)| !chunk.isolated) {
+            let list = self.slots.slot_of(id).unwrap_or(u32::MAX);
             let own = self.chunk_slot(chunk);
             let moved_away = list == 0 && self.ctx.rules.sideline_failures && (own == 1 || own == 2);
             ensure_invariant!(
@@ -109,13 +136,14 @@ impl Linux {
             "E6-bases-disjoint",
             "two chunks overlap in address space"
         );
-        self.verify_stats()
+        let s = &self.stats;
+        let live: u64 = self.chunk_ids().filter_map(|id| self.chunk(id)).map(|c| u64::from(c.nr_alloc)).sum();
+        ensure_invariant!(s.nr_cur_alloc == live, "E1-nr-cur-alloc", "{s:?} but {live} live areas");
+        Ok(())
     }
 
     fn verify_stats(&self) -> Result<(), Violation> {
         let s = &self.stats;
-        let live: u64 = self.chunk_ids().filter_map(|id| self.chunk(id)).map(|c| u64::from(c.nr_alloc)).sum();
-        ensure_invariant!(s.nr_cur_alloc == live, "E1-nr-cur-alloc", "{s:?} but {live} live areas");
         ensure_invariant!(s.nr_alloc - s.nr_dealloc == s.nr_cur_alloc, "E2-nr-dealloc", "{s:?}");
         let listed = self.numbered().count() as u32;
         ensure_invariant!(s.nr_chunks == listed, "E3-nr-chunks", "{s:?} but {listed} chunks are listed");
