@@ -16,7 +16,8 @@
 //! # Invariants
 //!
 //! G1 page, granule and block are powers of two; G2 granule <= block and granule <= page;
-//! G3 the unit is a multiple of page and block and at most 2^30 bytes.
+//! G3 the unit is a multiple of page and block, at most 2^30 bytes, 2^20 pages and
+//! 2^20 blocks.
 //!
 //! # Source
 //!
@@ -27,6 +28,8 @@ use crate::units::{round_up, Bits, Bytes, Pages};
 
 /// Largest unit that the 32-bit arithmetic of the allocator serves.
 pub const MAX_UNIT_SIZE: u64 = 1 << 30;
+/// Most pages, and most blocks, of a unit: what a chunk's metadata may take.
+const MAX_PARTS: u64 = 1 << 20;
 /// `PCPU_SLOT_BASE_SHIFT`.
 const SLOT_BASE_SHIFT: i32 = 5;
 
@@ -68,6 +71,11 @@ impl Geometry {
                     "must be a multiple of {granule} (the larger of page and block) from {granule} to {MAX_UNIT_SIZE}"
                 ),
             ));
+        }
+        let smallest = page_size.0.min(block_size.0);
+        if unit_size.0 / smallest > MAX_PARTS {
+            let limit = format!("must be at most {MAX_PARTS} times the smaller of page and block, {smallest}");
+            return Err(ConfigError::new("unit_size", unit_size.0, limit));
         }
         if nr_units == 0 || nr_units > 1 << 20 {
             return Err(ConfigError::new("nr_units", nr_units, "must be from 1 to 1048576"));

@@ -269,7 +269,7 @@ impl State {
             "globals.pcpu_unit_pages",
             || format!("{} pages do not divide a unit of {} bytes into pages", self.unit_pages, self.unit_size),
         )?;
-        check((64..=1 << 20).contains(&page) && self.unit_size <= MAX_UNIT_SIZE, "globals.pcpu_unit_size", || {
+        check((16..=1 << 20).contains(&page) && self.unit_size <= MAX_UNIT_SIZE, "globals.pcpu_unit_size", || {
             format!("{} bytes in pages of {page}: outside the limits", self.unit_size)
         })?;
         check(self.min_alloc_size.is_power_of_two() && self.min_alloc_size <= page, "globals.min_alloc_size", || {
@@ -304,6 +304,14 @@ impl State {
         }
         check(self.sidelined_slot.is_some() == self.to_depopulate_slot.is_some(), named[1].0, || {
             "sidelined and to_depopulate come together".into()
+        })?;
+        let atom = self.atom_size.unwrap_or(self.page_size());
+        check(atom.is_power_of_two() && atom >= self.page_size() && atom <= 1 << 40, "globals.pcpu_atom_size", || {
+            format!("{atom} must be a power of two from the page size to 2^40")
+        })?;
+        let most = i64::from(self.unit_pages) * (self.chunks.len() as i64 + 1);
+        check((0..=most).contains(&self.nr_populated), "globals.pcpu_nr_populated", || {
+            format!("{} pages in {} chunks of {}", self.nr_populated, self.chunks.len(), self.unit_pages)
         })?;
         check(self.group_offsets.len() == self.group_sizes.len(), "globals.pcpu_group_sizes", || {
             format!("{} sizes for {} groups", self.group_sizes.len(), self.group_offsets.len())

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use percpu::replay::{predict, Options, Prediction};
+use percpu::replay::{predict, Divergence, Options, Prediction};
 use percpu::state::State;
 use percpu::testing::recordings::{find_runs, run, summary};
 use percpu::trace::{read_trace, Event, Trace, TraceBuilder};
@@ -75,7 +75,7 @@ fn a_wrong_place_is_one_divergence_and_is_explained() {
     }
     let moved = predict(&builder.finish(), state.restore(preset).unwrap(), &Options::default()).unwrap();
     assert_eq!(moved.totals.diverged, honest.totals.diverged + 1);
-    let first = moved.first_divergence.expect("it diverged");
+    let Some(Divergence::Request(first)) = moved.first_divergence else { panic!("no request diverged") };
     assert_eq!(first.event, last);
     assert!(first.recorded_chunk.is_some() && first.predicted_chunk.is_some());
     assert!(matches!(moved.predictions[last], Prediction::Differs(_)));
@@ -102,6 +102,8 @@ fn nonsense_is_counted() {
         }
         let replay = predict(&builder.finish(), state.restore(preset).unwrap(), &Options::default()).unwrap();
         assert!(replay.totals.diverged > 0, "{name}");
+        let first = replay.first_divergence.unwrap_or_else(|| panic!("{name}: not explained"));
+        assert!(first.to_string().starts_with(&format!("event {}", first.event())), "{name}: {first}");
         replay.engine.verify().unwrap_or_else(|violation| panic!("{name}: {violation}"));
     }
 }

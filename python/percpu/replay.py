@@ -28,8 +28,8 @@ class Replay(Result):
         ``nr_late`` (lines that other CPUs overtook), ``nr_background`` (lines of the worker, of pages and of chunks
         that were predicted) and ``nr_unexplained`` (such lines that were not).
     first_divergence : dict or None
-        The first event where model and recording differ: ``event``, ``line``,
-        ``size_bytes``, ``align_bytes``, ``atomic``, ``predicted``, ``recorded``, and all of it as ``text``.
+        The first event where model and recording differ: ``event``, ``line`` and all of it as ``text``; of a request
+        also ``size_bytes``, ``align_bytes``, ``atomic``, ``predicted`` and ``recorded``.
     timeline : Result
         One row a sample, int64: ``event``, ``nr_cur_alloc``, ``live_bytes`` and ``populated_pages`` (of one CPU),
         ``nr_chunks``, ``nr_empty_pop_pages``.
@@ -76,7 +76,8 @@ class Replay(Result):
 
     @property
     def nr_diverged(self) -> int:
-        """Requests where model and recording differ."""
+        """Events where model and recording differ: requests with another outcome, frees of what is not live, chunks
+        made or destroyed that were not predicted."""
         return self._facts["summary"]["nr_diverged"]
 
     def plot(self, ax: Any = None) -> Any:

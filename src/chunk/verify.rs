@@ -62,7 +62,25 @@ impl Chunk {
     pub fn verify_accounts(&self, ctx: &Context) -> Result<(), Violation> {
         self.verify_shape(ctx)?;
         self.verify_maps(ctx)?;
-        self.verify_pages(ctx)
+        self.verify_pages(ctx)?;
+        self.verify_free_blocks(ctx)
+    }
+
+    /// A block's hints say that it is wholly free if and only if it is: page counts rest on that.
+    fn verify_free_blocks(&self, ctx: &Context) -> Result<(), Violation> {
+        let bits = ctx.geometry.block_bits();
+        for (index, block) in (0u32..).zip(self.blocks.iter()) {
+            let end = (index + 1) * bits;
+            let free = bitmap::next_set(&self.alloc_map, end, index * bits) >= end;
+            let whole =
+                block.nr_bits == bits as i32 && block.left_free == block.nr_bits && block.right_free == block.nr_bits;
+            ensure_invariant!(
+                free == block.is_free() && (whole || !free),
+                "B4-contig-hint",
+                "block {index} {block:?}: wholly free {free}"
+            );
+        }
+        Ok(())
     }
 
     fn verify_shape(&self, ctx: &Context) -> Result<(), Violation> {

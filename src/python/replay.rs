@@ -11,7 +11,7 @@ use super::errors;
 use super::trace::Trace;
 use crate::error::ConfigError;
 use crate::replay::rerun::Served;
-use crate::replay::{self as core, Explanation, Options, Prediction};
+use crate::replay::{self as core, Divergence, Options, Prediction};
 use crate::request::{Outcome, Sleep};
 use crate::trace::Kind;
 use crate::units::Bytes;
@@ -23,7 +23,7 @@ pub struct Replay {
     predictions: Vec<Prediction>,
     totals: core::Totals,
     samples: Vec<core::Sample>,
-    first_divergence: Option<Explanation>,
+    first_divergence: Option<Divergence>,
 }
 
 impl Replay {
@@ -64,17 +64,23 @@ impl Replay {
     }
 
     fn first_divergence<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let Some(found) = &self.first_divergence else { return Ok(None) };
+        let Some(first) = &self.first_divergence else { return Ok(None) };
         let d = PyDict::new(py);
-        d.set_item("event", found.event)?;
-        d.set_item("line", (found.line != 0).then_some(found.line))?;
-        d.set_item("size_bytes", found.request.size.0)?;
-        d.set_item("align_bytes", found.request.align.0)?;
-        d.set_item("atomic", found.request.sleep == Sleep::Never)?;
-        d.set_item("predicted", outcome_text(found.predicted))?;
-        let recorded = found.recorded.map(|(base, off)| format!("chunk at {base:#x}, byte {}", off.0));
-        d.set_item("recorded", recorded.unwrap_or_else(|| "failure".into()))?;
-        d.set_item("text", found.to_string())?;
+        let line = |line: u32| (line != 0).then_some(line);
+        d.set_item("event", first.event())?;
+        match first {
+            Divergence::Line { line: at, .. } => d.set_item("line", line(*at))?,
+            Divergence::Request(found) => {
+                d.set_item("line", line(found.line))?;
+                d.set_item("size_bytes", found.request.size.0)?;
+                d.set_item("align_bytes", found.request.align.0)?;
+                d.set_item("atomic", found.request.sleep == Sleep::Never)?;
+                d.set_item("predicted", outcome_text(found.predicted))?;
+                let recorded = found.recorded.map(|(base, off)| format!("chunk at {base:#x}, byte {}", off.0));
+                d.set_item("recorded", recorded.unwrap_or_else(|| "failure".into()))?;
+            }
+        }
+        d.set_item("text", first.to_string())?;
         Ok(Some(d))
     }
 

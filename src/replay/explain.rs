@@ -25,7 +25,43 @@ pub struct ChunkBefore {
     pub search_start: Option<u32>,
 }
 
-/// A difference between prediction and recording.
+/// The first place where prediction and recording part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Divergence {
+    /// A request with another outcome.
+    Request(Explanation),
+    /// Another line that cannot be, or that was not predicted.
+    Line {
+        /// Index of the event.
+        event: usize,
+        /// Line in the file; 0 if the trace was not read from one.
+        line: u32,
+        /// What the line does.
+        what: &'static str,
+    },
+}
+
+impl Divergence {
+    /// Index of the event.
+    pub fn event(&self) -> usize {
+        match self {
+            Divergence::Request(explanation) => explanation.event,
+            Divergence::Line { event, .. } => *event,
+        }
+    }
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Divergence::Request(explanation) => explanation.fmt(f),
+            Divergence::Line { event, line: 0, what } => write!(f, "event {event} {what}"),
+            Divergence::Line { event, line, what } => write!(f, "event {event} (line {line}) {what}"),
+        }
+    }
+}
+
+/// A request with another outcome than recorded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
     /// Index of the event.

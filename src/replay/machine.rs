@@ -106,6 +106,8 @@ pub(super) struct Machine {
     worker: Option<Worker>,
     started: Vec<Started>,
     background: bool,
+    /// The first divergence that is no request with another outcome.
+    pub first_surprise: Option<(usize, &'static str)>,
     /// Late boot comes after this request: it needed the chunk that shows where late boot is.
     gate_after: Option<usize>,
 }
@@ -126,6 +128,7 @@ impl Machine {
             worker: None,
             started: Vec::new(),
             background: ahead.background(),
+            first_surprise: None,
             gate_after: None,
         }
     }
@@ -148,7 +151,7 @@ impl Machine {
                 let place = base.and_then(|base| Some((recorded_place(&self.engine, base.addr, off.0)?, off)));
                 match place.map(|(chunk, off)| self.engine.free(chunk, off, None)) {
                     Some(Ok(_)) => self.totals.frees += 1,
-                    _ => self.totals.diverged += 1,
+                    _ => self.surprise(index, "frees what is not live"),
                 }
             }
             Event::AllocArea { base, start, .. } => {
@@ -157,7 +160,7 @@ impl Machine {
                 }
             }
             Event::Create { base: Some(base) } => self.create_line(view, &record, base.addr),
-            Event::Destroy { base: Some(base) } => self.destroy_line(base.addr),
+            Event::Destroy { base: Some(base) } => self.destroy_line(index, base.addr),
             Event::Populated { base, first, end } => {
                 self.populated_line(view, index, (base.addr, first.0, end.0));
             }
@@ -178,6 +181,12 @@ impl Machine {
             self.run_worker_now(view.trace, index + 1);
         }
         Ok(outcome)
+    }
+
+    /// Counts a divergence that is no request with another outcome, and keeps the first.
+    fn surprise(&mut self, event: usize, what: &'static str) {
+        self.totals.diverged += 1;
+        self.first_surprise.get_or_insert((event, what));
     }
 
     fn count(&mut self, explained: bool) {
@@ -205,7 +214,7 @@ impl Machine {
                 let place = base.and_then(|base| recorded_place(&self.engine, base.addr, off.0));
                 match place.and_then(|chunk| self.engine.force(&request, chunk, off)) {
                     Some(under_way) => under_way,
-                    None => return self.totals.diverged += 1,
+                    None => return self.surprise(event, "records a place that cannot be: not free, or in no chunk"),
                 }
             }
             _ if forced => self.engine.force_failure(&request),
@@ -386,7 +395,7 @@ impl Machine {
             }
         }
         self.count(false);
-        self.totals.diverged += 1;
+        self.surprise(record.index, "creates a chunk that was not predicted");
         self.engine.adopt_chunk(base);
     }
 
@@ -419,12 +428,12 @@ impl Machine {
         false
     }
 
-    fn destroy_line(&mut self, base: u64) {
+    fn destroy_line(&mut self, index: usize, base: u64) {
         let Some(chunk) = self.engine.chunk_at_base(base) else { return self.count(!self.background) };
         let explained = self.offer(|_, stop| (stop == Stop::Destroy(chunk)).then_some(Done::Ok));
         self.count(explained);
         if !explained {
-            self.totals.diverged += 1;
+            self.surprise(index, "destroys a chunk that was not predicted to go");
             self.engine.drop_chunk(chunk);
         }
     }

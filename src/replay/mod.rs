@@ -33,7 +33,7 @@ mod lookahead;
 mod machine;
 pub mod rerun;
 
-pub use explain::Explanation;
+pub use explain::{ChunkBefore, Divergence, Explanation};
 pub use machine::Totals;
 use machine::{Machine, Mismatch, Overrides, View};
 
@@ -125,7 +125,7 @@ pub struct Replay {
     /// Counts.
     pub totals: Totals,
     /// The first difference, explained.
-    pub first_divergence: Option<Explanation>,
+    pub first_divergence: Option<Divergence>,
     /// States at markers, by the marker's text.
     pub states: Vec<(String, State)>,
     /// The timeline.
@@ -200,6 +200,13 @@ impl<'t> Driver<'t> {
             self.look(index)?;
             index += 1;
         }
+        let line = |(event, what): (usize, &'static str)| Divergence::Line {
+            event,
+            line: self.trace.columns().line[event],
+            what,
+        };
+        let surprise = self.machine.first_surprise.map(line);
+        let request = self.first_divergence.map(Divergence::Request);
         let mut totals = self.machine.totals;
         totals.late = self.late;
         totals.diverged += self.diverged;
@@ -208,7 +215,7 @@ impl<'t> Driver<'t> {
             engine: self.machine.engine,
             predictions: self.predictions,
             totals,
-            first_divergence: self.first_divergence,
+            first_divergence: request.into_iter().chain(surprise).min_by_key(Divergence::event),
             states: self.states,
             samples: self.samples,
         })
