@@ -13,14 +13,19 @@ from percpu.errors import InvalidRequest
 U64 = 1 << 64
 
 
-def integer(parameter: str, value: Any, low: int = 0, high: int = U64 - 1, error: type[Exception] | None = None) -> int:
-    """Return `value` as an int from `low` to `high`; `TypeError` for floats, bools and everything else."""
+def whole_number(parameter: str, value: Any) -> int:
+    """Return `value` as an int of any size; `TypeError` for floats, bools and everything else."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{parameter} must be an integer, not a bool")
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{parameter} must be an integer, not {type(value).__name__}") from None
+
+
+def integer(parameter: str, value: Any, low: int = 0, high: int = U64 - 1, error: type[Exception] | None = None) -> int:
+    """Return `value` as an int from `low` to `high`; `TypeError` for floats, bools and everything else."""
+    number = whole_number(parameter, value)
     if not low <= number <= high:
         if error is not None:
             raise error(f"{parameter}={number}: must be from {low} to {high}")

@@ -21,7 +21,7 @@ class _Recording:
             self.end = (directory / "state-b.json.gz").read_bytes()
 
     def replay(self, title: str) -> tuple[percpu.Replay, bool]:
-        """Predict every placement and compare the end; print two lines."""
+        """Predict every placement and compare the end; print three lines."""
         allocator = self.start.copy()
         begin = time.perf_counter()
         result = percpu.replay(self.trace, allocator)

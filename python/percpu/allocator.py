@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from percpu import _core
-from percpu._checks import U64, balance_policy, choice, column, engine_release, integer, release, warn_assumed
+from percpu._checks import (
+    U64,
+    balance_policy,
+    choice,
+    column,
+    engine_release,
+    integer,
+    release,
+    warn_assumed,
+    whole_number,
+)
 from percpu.errors import InvalidAddress, InvalidFree, InvalidRequest, LayoutError, NotKept, StaleChunk, StateError
 from percpu.layout import FirstChunkLayout
 from percpu.results import Result
@@ -518,7 +528,7 @@ class Allocator:
         InvalidFree
             If no live area starts there.
         """
-        number = integer("ptr", ptr, -U64, 2 * U64)
+        number = whole_number("ptr", ptr)
         if not 0 <= number < U64:
             raise InvalidFree(f"ptr={number}: not an address", ptr=number)
         self._core.free(number, None if size is None else integer("size", size))
@@ -684,7 +694,7 @@ class Allocator:
         InvalidAddress
             If the engine cannot tell areas apart (cpu_alloc-2008 stores no sizes).
         """
-        number = integer("addr", addr, -U64, 2 * U64)
+        number = whole_number("addr", addr)
         found = self._core.find(number) if 0 <= number < U64 else None
         return None if found is None else _area(found[:4])
 
@@ -711,7 +721,7 @@ class Allocator:
 
     @staticmethod
     def _address(parameter: str, value: Any) -> int:
-        number = integer(parameter, value, -U64, 2 * U64)
+        number = whole_number(parameter, value)
         if not 0 <= number < U64:
             raise InvalidAddress(f"{parameter}={number}: not an address", address=number)
         return number

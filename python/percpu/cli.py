@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import percpu
-from percpu.errors import PercpuError
+from percpu.errors import InvalidRequest, PercpuError
 from percpu.results import Result
 
 __all__ = ["main"]
@@ -169,8 +170,11 @@ def _chunks(arguments: argparse.Namespace) -> int:
     allocator = percpu.Allocator.from_state(arguments.state, kernel=arguments.kernel)
     chunks = [*allocator.chunks.values(), *filter(None, [allocator.reserved_chunk])]
     if arguments.plot is not None:
-        _save(allocator.chunks[arguments.plot].plot(), Path(arguments.out))
-        print(arguments.out)
+        by_name = {"reserved" if chunk.number is None else str(chunk.number): chunk for chunk in chunks}
+        if arguments.plot not in by_name:
+            raise InvalidRequest(f"--plot {arguments.plot}: the chunks are {', '.join(by_name)}", parameter="plot")
+        _save(by_name[arguments.plot].plot(), Path(arguments.out))
+        _show(arguments, {"out": arguments.out} if arguments.json else arguments.out)
         return 0
     rows = [chunk.info for chunk in chunks]
     columns: dict[str, Any] = {"chunk": np.array([chunk.number or 0 for chunk in chunks], dtype=np.int64)}
@@ -236,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     with_state(verb("stats", _stats, "print the debugfs percpu_stats text of a state"))
     with_state(verb("verify", _verify, "check the invariants of a state"))
     sub = with_state(verb("chunks", _chunks, "list the chunks of a state, or draw one"))
-    sub.add_argument("--plot", type=int, metavar="CHUNK", help="draw the map of this chunk")
+    sub.add_argument("--plot", metavar="CHUNK", help="draw the map of this chunk: a number, or reserved")
     sub.add_argument("--out", default="chunk.png", metavar="FILE", help="default: %(default)s")
 
     sub = verb("demo", _demo, "replay the packaged recording and draw pictures")
@@ -259,12 +263,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.function(arguments)
+        code = arguments.function(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has gone: nothing is left to say, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (PercpuError, OSError, ImportError) as error:
         print(f"percpu: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

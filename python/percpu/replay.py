@@ -1,4 +1,4 @@
-"""Replays: a trace through an allocator, every placement predicted or followed."""
+"""Replays: a trace through an allocator, every placement predicted, or made anew on any engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from percpu import _core
 from percpu._checks import choice, integer
 from percpu.allocator import Allocator
-from percpu.errors import InvalidRequest
 from percpu.results import Result
 from percpu.trace import Trace
 
@@ -76,8 +75,10 @@ class Replay(Result):
 
     @property
     def nr_diverged(self) -> int:
-        """Events where model and recording differ: requests with another outcome, frees of what is not live, chunks
-        made or destroyed that were not predicted."""
+        """Events where model and recording differ.
+
+        Requests with another outcome, frees of what is not live, chunks made or destroyed that were not predicted.
+        """
         return self._facts["summary"]["nr_diverged"]
 
     def plot(self, ax: Any = None) -> Any:
@@ -211,12 +212,11 @@ def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_
     allocator : Allocator
         To predict, in the state in which the trace begins: a recorded state, or an empty allocator on a layout. To
         rerun, any.
-    mode : {"predict", "rerun", "follow"}, optional
+    mode : {"predict", "rerun"}, optional
         "predict" predicts every placement and compares; after a divergence it resynchronises and goes on. Only for
         the engines from 4.14 on.
         "rerun" makes the trace's requests and frees on any engine, whatever that does with them; the balance worker
         runs by the allocator's own policy, and frees of what the trace does not show being allocated are skipped.
-        "follow" will place what the trace says, without a start state; it is not built yet.
     sample_every : int, optional
         Events between two samples of the timeline; 0 chooses about 1000 samples.
 
@@ -241,8 +241,7 @@ def replay(trace: Trace, allocator: Allocator, *, mode: str = "predict", sample_
         raise TypeError(f"trace must be a Trace, not {type(trace).__name__}")
     if not isinstance(allocator, Allocator):
         raise TypeError(f"allocator must be an Allocator, not {type(allocator).__name__}")
-    if choice("mode", mode, ("predict", "rerun", "follow")) == "follow":
-        raise InvalidRequest("mode='follow': is not built yet", parameter="mode")
+    choice("mode", mode, ("predict", "rerun"))
     every = integer("sample_every", sample_every, 0, 2**63 - 1) or max(1, len(trace) // 1000)
     if mode == "rerun":
         return Rerun._wrap(_core.rerun(trace._core, allocator._core, every), allocator.page_size)

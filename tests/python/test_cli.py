@@ -53,6 +53,9 @@ def test_replay_and_states(capsys, recordings, tmp_path):
     pytest.importorskip("matplotlib").use("Agg")
     picture = tmp_path / "c.png"
     assert run(capsys, "chunks", states[1], "--plot", "0", "--out", str(picture))[0] == 0
+    code, _, err = run(capsys, "chunks", states[1], "--plot", "99")
+    assert code == 1
+    assert err.startswith("percpu: --plot 99: the chunks are 0")
     assert picture.stat().st_size > 1000
 
 

@@ -136,3 +136,13 @@ def test_builtin_bases():
     assert issubclass(pc.VerifyError, AssertionError)
     for cls in (pc.InvalidRequest, pc.InvalidFree, pc.InvalidAddress, pc.LayoutError, pc.TraceError, pc.StateError):
         assert issubclass(cls, ValueError)
+
+
+def test_pointers_beyond_all_addresses():
+    a = pc.Allocator(unit_size=65536, nr_units=1)
+    for ptr in (-1, 1 << 64, 1 << 80):
+        with pytest.raises(pc.InvalidFree, match="not an address"):
+            a.free(ptr)
+        with pytest.raises(pc.InvalidAddress, match="not an address"):
+            a.locate(ptr)
+        assert a.find(ptr) is None

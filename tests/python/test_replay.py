@@ -120,9 +120,15 @@ def test_wrong_arguments(small, allocator):
         pc.replay("trace", allocator)
     with pytest.raises(TypeError):
         pc.replay(small, "allocator")
-    with pytest.raises(pc.InvalidRequest):
+    with pytest.raises(pc.InvalidRequest, match="must be one of predict, rerun"):
         pc.replay(small, allocator, mode="guess")
-    with pytest.raises(pc.InvalidRequest, match="not built"):
-        pc.replay(small, allocator, mode="follow")
     with pytest.raises(pc.InvalidRequest):
         pc.replay(small, allocator, sample_every=-1)
+
+
+def test_a_wrong_start_is_explained(recordings):
+    """The end state as start: requests may agree by chance, but chunks come and go that should not."""
+    run = next(path for path in recordings if path.name == "cg-up")
+    result = pc.replay(pc.read_trace(run / "trace.txt.gz"), pc.Allocator.from_state(run / "state-b.json.gz"))
+    assert result.nr_diverged > 0
+    assert result.first_divergence["text"].startswith(f"event {result.first_divergence['event']} ")
