@@ -65,6 +65,9 @@ def test_errors_are_one_line(capsys, tmp_path):
     assert not out
     assert err.startswith("percpu: ")
     assert err.count("\n") == 1
+    code, out, err = run(capsys, "verify", str(tmp_path / "nothing"), "--json")
+    assert (code, out) == (1, "")
+    assert json.loads(err)["error"] == "FileNotFoundError"
     with pytest.raises(SystemExit) as caught:
         main(["layout", "--nodes", "4"])
     assert caught.value.code == 2
