@@ -1,4 +1,4 @@
-# Targets: demo test check golden recordings boots bench fuzz notebooks docs test-all
+# Targets: demo test check golden recordings boots bench fuzz stress notebooks docs test-all
 #
 # Needs cargo, gcc, make and Python 3.11 or later with pip. Everything else goes into .venv,
 # which is made on demand; stamp files there keep repeated runs quick.
@@ -41,7 +41,7 @@ define fill
 	@mv $(1).new $(1)
 endef
 
-.PHONY: help demo test check golden recordings boots bench fuzz notebooks docs test-all
+.PHONY: help demo test check golden recordings boots bench fuzz stress notebooks docs test-all
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 
 help:
@@ -51,6 +51,7 @@ help:
 	@echo 'make golden      GOLDEN=DIR       every golden file below DIR, whole state'
 	@echo 'make recordings  RECORDINGS=DIR   every recorded run below DIR [FIDELITY=docs/fidelity.md]'
 	@echo 'make boots       LAYOUTS=FILE CORPUS=FILE   boots and public boot logs, recomputed'
+	@echo 'make stress      threads and random operations, for long'
 	@echo 'make bench | fuzz SECONDS=n | notebooks | docs | readme | test-all | clean'
 
 # ---- environment and build -------------------------------------------------------------
@@ -155,6 +156,14 @@ bench: build
 
 fuzz:
 	$(EXAMPLE) fuzz -- $(SECONDS)
+
+# 8 threads on one allocator, a million operations each, 20 times in a row for each generation; then
+# 3000 runs of the state machine.
+stress: build $(VENV)/.deps-dev
+	for round in {1..20}; do \
+	  PERCPU_STRESS=1000000 $(PY) -m pytest -q -k eight_threads tests/python/test_processes.py; \
+	done
+	PERCPU_EXAMPLES=3000 $(PY) -m pytest -q tests/python/test_stateful.py
 
 notebooks: build $(VENV)/.deps-dev
 	$(PY) -m pytest -q --nbmake --nbmake-timeout=600 -p no:cacheprovider -W default notebooks
