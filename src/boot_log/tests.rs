@@ -166,3 +166,161 @@ fn masks_and_messages() {
     assert_eq!(FailureLine::parse(&old).unwrap().atomic, None);
     assert_eq!(message::illegal_size(40_000, 4), "illegal size (40000) or align (4) for percpu allocation");
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name() -> impl Strategy<Value = String> {
+        "[a-z0-9_=]{1,12}"
+    }
+
+    fn mask() -> impl Strategy<Value = Message> {
+        prop::collection::btree_set(0u32..300, 1..60).prop_map(|cpus| Message::PossibleMask(cpus.into_iter().collect()))
+    }
+
+    fn reason() -> impl Strategy<Value = String> {
+        prop::sample::select(vec![
+            "alloc from reserved chunk failed",
+            "atomic alloc failed, no space left",
+            "failed to allocate new chunk",
+            "failed to populate",
+            "failed to extend area map of reserved chunk",
+            "failed to extend area map",
+        ])
+        .prop_map(str::to_string)
+    }
+
+    /// Every message with any numbers.
+    fn message() -> impl Strategy<Value = Message> {
+        let failed = (any::<u64>(), any::<u64>(), any::<Option<bool>>(), reason())
+            .prop_map(|(size, align, atomic, reason)| FailureLine { size, align, atomic, reason });
+        let number = any::<u64>;
+        prop_oneof![
+            "[!-~][ -~]{0,40}[!-~]".prop_map(|condition| Message::FailedToInitialize { condition }),
+            mask(),
+            (number(), number()).prop_map(|(distance, vmalloc_total)| Message::MaxDistance { distance, vmalloc_total }),
+            (Just(4u64), any::<u32>()).prop_map(|(page_kib, cpu)| Message::NoPage { page_kib, cpu }),
+            any::<u32>().prop_map(|cpu| Message::NoLargePage { cpu }),
+            number().prop_map(|size| Message::NoBlock { size }),
+            Just(Message::LargerThanLargePage),
+            number().prop_map(|mib| Message::ChunkTooLarge { mib }),
+            name().prop_map(|name| Message::UnknownAllocator { name }),
+            (name(), -4095i32..0).prop_map(|(name, errno)| Message::FallingBack { name, errno }),
+            Just(Message::MoreThanOneGroup),
+            number().prop_map(|pages| Message::Wasting { pages }),
+            (any::<u32>(), any::<u32>()).prop_map(|(cpu, node)| Message::NoNode { cpu, node }),
+            (-4095i32..0).prop_map(|errno| Message::CannotInitialize { errno }),
+            number().prop_map(|size| Message::NoTable { size }),
+            (number(), number())
+                .prop_map(|(static_size, reserved_size)| Message::Overflow { static_size, reserved_size }),
+            (number(), number()).prop_map(|(size, align)| Message::IllegalSize { size, align }),
+            failed.prop_map(Message::AllocationFailed),
+            Just(Message::LimitReached),
+        ]
+    }
+
+    fn form() -> impl Strategy<Value = SummaryForm> {
+        prop::sample::select(SummaryForm::ALL.to_vec())
+    }
+
+    /// A summary with just what the form prints.
+    fn summary() -> impl Strategy<Value = (SummaryForm, Summary)> {
+        let kind = prop::sample::select(vec![SummaryKind::Embed, SummaryKind::Page, SummaryKind::LargePage]);
+        let pointer = prop_oneof!["[0-9a-f]{8}", "[0-9a-f]{16}", Just("(____ptrval____)".to_string())];
+        let kib = prop::sample::select(vec![4u64, 8, 16, 64]);
+        let sizes = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+        (form(), kind, pointer, kib, sizes).prop_map(|(form, kind, pointer, kib, (pages, s, r, d, u))| {
+            let first = form == SummaryForm::V2_6_30;
+            let second = form == SummaryForm::V2_6_31;
+            let page = kind == SummaryKind::Page;
+            // Large pages were only known in the first two forms.
+            let large = kind == SummaryKind::LargePage && (first || second);
+            let kind = if kind == SummaryKind::LargePage && !large { SummaryKind::Embed } else { kind };
+            let summary = Summary {
+                kind,
+                pages: if large { 0 } else { pages },
+                page_kib: page.then_some(if first || second { 4 } else { kib }),
+                pointer: (form != SummaryForm::V5_2 && !(first && page)).then_some(pointer),
+                static_size: s,
+                reserved_size: (!first).then_some(r),
+                dyn_size: (!first && !(second && page)).then_some(d),
+                unit_size: (!first && !page).then_some(u),
+            };
+            (form, summary)
+        })
+    }
+
+    fn units() -> impl Strategy<Value = Vec<Option<u32>>> {
+        prop::collection::vec(prop::option::weighted(0.8, 0u32..10_000), 1..70)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn messages_of_every_version_parse_back(message in message(), form in form()) {
+            let text = message.text(form);
+            prop_assert_eq!(Message::parse(&text), Some(message.clone()), "{}", &text);
+            let line = format!("[    1.234567] {}{text}", form.prefix());
+            prop_assert_eq!(BootLog::parse(&line).messages, [message]);
+        }
+
+        #[test]
+        fn summaries_of_every_version_parse_back((form, summary) in summary()) {
+            let line = summary.text(form);
+            let parsed = Summary::parse(&line);
+            // 2.6.31 embedded as 2.6.32 did; only the 4k and the large-page line tell them apart.
+            let same = form == SummaryForm::V2_6_31 && summary.kind == SummaryKind::Embed;
+            let form = if same { SummaryForm::V2_6_32 } else { form };
+            prop_assert_eq!(parsed, Some((form, summary)), "{}", line);
+        }
+
+        #[test]
+        fn setup_lines_and_heads_parse_back(a: [u64; 4], b: [u64; 6]) {
+            let [nr_cpus, nr_cpumask_bits, nr_cpu_ids, nr_node_ids] = a;
+            let setup = SetupLine { nr_cpus, nr_cpumask_bits, nr_cpu_ids, nr_node_ids };
+            prop_assert_eq!(SetupLine::parse(&setup.text()), Some(setup));
+            let [static_size, reserved_size, dyn_size, unit_size, alloc_factor, atom_size] = b;
+            let head = DumpHead { static_size, reserved_size, dyn_size, unit_size, alloc_factor, atom_size };
+            prop_assert_eq!(DumpHead::parse(&head.text()), Some(head));
+        }
+
+        #[test]
+        fn large_page_dumps_parse_back(units in units(), shift in 0u32..8, sizes: [u32; 3]) {
+            let [static_size, reserved_size, dyn_size] = sizes.map(u64::from);
+            let unit_size = (2 << 20) >> shift;
+            let dump =
+                LargePageDump { static_size, reserved_size, dyn_size, unit_size, lpage_size: 2 << 20, units };
+            prop_assert_eq!(BootLog::parse(&dump.lines().join("\n")).lpage, Some(dump));
+        }
+
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "(?s).{0,200}", tail in "[ -~]{0,60}") {
+            for prefix in ["", "percpu: ", "PERCPU: large pages ", "pcpu-alloc: ", "pcpu-lpage: ", "cpu_possible_mask="] {
+                BootLog::parse(&format!("{prefix}{tail}\n{text}"));
+            }
+        }
+    }
+}
+
+/// The dump of 2.6.31, by the rule of specification 40 section 3: of four units with two digits, four large pages fit
+/// a line.
+#[test]
+fn a_large_page_dump() {
+    let dump = LargePageDump {
+        static_size: 30_000,
+        reserved_size: 8192,
+        dyn_size: 20_480,
+        unit_size: 524_288,
+        lpage_size: 2 << 20,
+        units: (0..20).map(|cpu| (cpu != 9).then_some(cpu)).collect(),
+    };
+    let expected = [
+        "pcpu-lpage: sta/res/dyn=30000/8192/20480 unit=524288 lpage=2097152",
+        "pcpu-lpage: 00 01 02 03 | 04 05 06 07 | 08 -- 10 11 | 12 13 14 15 ",
+        "pcpu-lpage: 16 17 18 19 ",
+    ];
+    assert_eq!(dump.lines(), expected);
+}
