@@ -15,6 +15,7 @@
 //! error        bad input; broken invariants
 //! geometry     page, granule, block, unit; the only unit conversions
 //! variant      what differs between the generations; presets by release
+//! cost         exact work counters; a type parameter that vanishes when off
 //! request      what is asked and answered
 //! bitmap       word arrays: find, set, clear
 //! block        hints of one stretch of the map
@@ -44,6 +45,7 @@ pub mod bitmap;
 pub mod block;
 pub mod boot_log;
 pub mod chunk;
+pub mod cost;
 pub mod engine;
 pub mod error;
 pub mod geometry;

@@ -52,6 +52,7 @@ use super::{ChunkView, Engine, Make, Older, Setup, Stats, Totals};
 use crate::backend::Backend;
 use crate::bitmap;
 use crate::chunk::Role;
+use crate::cost::{counted, Counter, Meter, Part};
 use crate::error::{ensure_invariant, ConfigError, RequestError, StateError, Violation};
 use crate::geometry::{Geometry, MAX_UNIT_SIZE};
 use crate::request::{ChunkId, Outcome, Reason, Request};
@@ -85,6 +86,7 @@ pub struct CpuAlloc {
     async_enabled: bool,
     stats: Stats,
     backend: Backend,
+    meter: Meter,
 }
 
 impl CpuAlloc {
@@ -127,6 +129,7 @@ impl CpuAlloc {
             async_enabled: setup.async_enabled,
             stats,
             backend,
+            meter: Meter::default(),
         })
     }
 
@@ -155,11 +158,12 @@ impl CpuAlloc {
     }
 
     /// The lowest run of `units` that starts at a multiple of `step`.
-    fn take(&mut self, units: u64, step: u64) -> Option<u32> {
+    fn take<C: Counter>(&mut self, units: u64, step: u64, costs: &mut C) -> Option<u32> {
         let mut from = self.first_free;
         let mut first = true;
         loop {
             let start = bitmap::next_zero(&self.map, self.nr_units, from);
+            costs.search(Part::AllocMap, from, (start + 1).min(self.nr_units));
             if start >= self.nr_units {
                 return None;
             }
@@ -172,14 +176,30 @@ impl CpuAlloc {
             let end = bitmap::next_set(&self.map, self.nr_units, start + 1);
             let pos = u64::from(start).checked_next_multiple_of(step);
             let fits = |pos: &u64| pos.checked_add(units).is_some_and(|to| to <= u64::from(end));
-            if let Some(pos) = pos.filter(fits) {
-                let pos = pos as u32;
+            let fit = pos.filter(fits).map(|pos| pos as u32);
+            if C::ON {
+                self.count_steps(start, fit.unwrap_or(end - 1), pos, step, end, costs);
+            }
+            if let Some(pos) = fit {
                 if first && pos == start {
                     self.first_free = pos + units as u32;
                 }
                 return Some(pos);
             }
             (from, first) = (end, false);
+        }
+    }
+
+    /// Counts what stepping unit by unit from `start` to `last` costs in a run that ends at `end`; `aligned`
+    /// is the first multiple of `step`.
+    fn count_steps<C: Counter>(&self, start: u32, last: u32, aligned: Option<u64>, step: u64, end: u32, costs: &mut C) {
+        costs.count(|costs| costs.words_read += u64::from(last - start));
+        costs.touch(Part::AllocMap, start, last + 1);
+        let mut candidate = aligned;
+        while let Some(pos) = candidate.filter(|pos| *pos <= u64::from(last)) {
+            let (from, to) = (pos as u32 + 1, (end + 1).min(self.nr_units));
+            costs.search(Part::AllocMap, from, to);
+            candidate = pos.checked_add(step);
         }
     }
 
@@ -205,6 +225,51 @@ impl CpuAlloc {
             return Err(bad(format!("the first or the last of {} at byte {} is not allocated", size, off.0)));
         }
         Ok((pos as u32, units as u32))
+    }
+
+    /// Only size and alignment of the request matter: there is no reserved area, and nothing
+    /// ever sleeps.
+    fn serve<C: Counter>(&mut self, request: &Request, costs: &mut C) -> Outcome {
+        if request.size == Bytes(0) {
+            return Outcome::ZERO_SIZE;
+        }
+        if request.align > self.geometry.page_size() && self.backend.journal.enabled {
+            self.backend.journal.log.push((4, "WARNING".into()));
+        }
+        let units = self.units(request.size);
+        let step = (request.align.0 / self.geometry.min_alloc_size().0).max(1);
+        costs.enter(AREA.0);
+        costs.count(|costs| costs.chunks_visited += 1);
+        let Some(pos) = self.take(units, step, costs) else {
+            return Outcome::Failed(Reason::NoRoom);
+        };
+        let units = units as u32;
+        bitmap::set_range(&mut self.map, pos, pos + units);
+        costs.touch(Part::AllocMap, pos, pos + units);
+        self.cpu_bytes += self.units_to_bytes(units).0 as i64;
+        self.stats.allocated(request.size);
+        self.max_alloc_size = self.max_alloc_size.max(request.size);
+        Outcome::Placed { chunk: AREA, off: self.units_to_bytes(pos) }
+    }
+
+    /// Clears the units of a free that was checked.
+    fn release<C: Counter>(&mut self, pos: u32, units: u32, costs: &mut C) -> Bytes {
+        costs.enter(AREA.0);
+        // The two bits that are tested; of size 0 the second is the one before.
+        for bit in [pos, (pos + units).wrapping_sub(1)] {
+            costs.search(Part::AllocMap, bit, bit + 1);
+        }
+        costs.touch(Part::AllocMap, pos, pos + units);
+        let clear = units - bitmap::count_set(&self.map, pos, pos + units);
+        bitmap::clear_range(&mut self.map, pos, pos + units);
+        let freed = self.units_to_bytes(units);
+        self.cpu_bytes -= freed.0 as i64;
+        self.miscounted += self.units_to_bytes(clear).0 as i64;
+        self.first_free = self.first_free.min(pos);
+        self.stats.nr_dealloc += 1;
+        // One area may be freed in parts.
+        self.stats.nr_cur_alloc = self.stats.nr_cur_alloc.saturating_sub(1);
+        freed
     }
 
     /// Rescans the map.
@@ -247,26 +312,8 @@ impl Engine for CpuAlloc {
         &self.geometry
     }
 
-    /// Only size and alignment of the request matter: there is no reserved area, and nothing
-    /// ever sleeps.
     fn alloc(&mut self, request: &Request) -> Outcome {
-        if request.size == Bytes(0) {
-            return Outcome::ZERO_SIZE;
-        }
-        if request.align > self.geometry.page_size() && self.backend.journal.enabled {
-            self.backend.journal.log.push((4, "WARNING".into()));
-        }
-        let units = self.units(request.size);
-        let step = (request.align.0 / self.geometry.min_alloc_size().0).max(1);
-        let Some(pos) = self.take(units, step) else {
-            return Outcome::Failed(Reason::NoRoom);
-        };
-        let units = units as u32;
-        bitmap::set_range(&mut self.map, pos, pos + units);
-        self.cpu_bytes += self.units_to_bytes(units).0 as i64;
-        self.stats.allocated(request.size);
-        self.max_alloc_size = self.max_alloc_size.max(request.size);
-        Outcome::Placed { chunk: AREA, off: self.units_to_bytes(pos) }
+        counted!(self.meter, costs => self.serve(request, costs))
     }
 
     fn free(&mut self, chunk: ChunkId, off: Bytes, size: Option<Bytes>) -> Result<Bytes, RequestError> {
@@ -274,16 +321,7 @@ impl Engine for CpuAlloc {
             return Ok(Bytes(0));
         }
         let (pos, units) = self.range_of(chunk, off, size)?;
-        let clear = units - bitmap::count_set(&self.map, pos, pos + units);
-        bitmap::clear_range(&mut self.map, pos, pos + units);
-        let freed = self.units_to_bytes(units);
-        self.cpu_bytes -= freed.0 as i64;
-        self.miscounted += self.units_to_bytes(clear).0 as i64;
-        self.first_free = self.first_free.min(pos);
-        self.stats.nr_dealloc += 1;
-        // One area may be freed in parts.
-        self.stats.nr_cur_alloc = self.stats.nr_cur_alloc.saturating_sub(1);
-        Ok(freed)
+        counted!(self.meter, costs => Ok(self.release(pos, units, costs)))
     }
 
     fn check_free(&self, chunk: ChunkId, off: Bytes, size: Option<Bytes>) -> Result<(), RequestError> {
@@ -405,6 +443,14 @@ impl Engine for CpuAlloc {
 
     fn verify(&self) -> Result<(), Violation> {
         CpuAlloc::verify(self)
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        Some(&self.meter)
+    }
+
+    fn meter_mut(&mut self) -> Option<&mut Meter> {
+        Some(&mut self.meter)
     }
 
     fn boxed_clone(&self) -> Box<dyn Engine> {

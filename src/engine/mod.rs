@@ -38,6 +38,7 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::block::Block;
 use crate::chunk::Role;
+use crate::cost::{Costs, Meter};
 use crate::error::{ConfigError, RequestError, StateError, Violation};
 use crate::geometry::Geometry;
 use crate::layout::{self, FirstChunk, Region, VmallocSpace};
@@ -122,6 +123,21 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Rescans everything and compares.
     fn verify(&self) -> Result<(), Violation>;
+
+    /// The counters of work done; `None` where an engine counts nothing.
+    fn meter(&self) -> Option<&Meter> {
+        None
+    }
+
+    /// The same, to say what is counted.
+    fn meter_mut(&mut self) -> Option<&mut Meter> {
+        None
+    }
+
+    /// The work done so far, as `docs/design.md` section 6 defines it; `None` where nothing is counted.
+    fn costs(&self) -> Option<Costs> {
+        self.meter().map(Meter::costs)
+    }
 
     /// A copy that shares nothing.
     fn boxed_clone(&self) -> Box<dyn Engine>;

@@ -3,8 +3,8 @@
 //! # Design
 //!
 //! A [`Case`] is a generation, a geometry, boot chunks and a list of operations, all drawn from
-//! one seed. After every operation outcome, events, log lines and the complete state must be
-//! equal, and the engine's invariants hold. Operations name live areas by position, so that a
+//! one seed. After every operation outcome, events, log lines, the complete state and the work counted
+//! must be equal, and the engine's invariants hold. Operations name live areas by position, so that a
 //! list stays meaningful when some are left out: a failing case is minimised by leaving out.
 //!
 //! Geometries go far beyond those of kernels, because sweeps do: see `docs/free-geometry.md`.
@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use super::naive::Naive;
 use super::random::Random;
 use crate::backend::{Backend, Supply};
+use crate::cost::Counting;
 use crate::engine::linux::Linux;
 use crate::engine::{BootChunks, BootRegion, Engine, Setup};
 use crate::geometry::Geometry;
@@ -254,8 +255,12 @@ struct Pair {
 
 impl Pair {
     fn new(setup: &Setup) -> Self {
+        let mut engine = Linux::new(setup);
+        if let Some(meter) = engine.meter_mut() {
+            meter.set_counting(Counting::Full);
+        }
         Pair {
-            engine: Linux::new(setup),
+            engine,
             naive: Naive::new(setup).expect("rules of a generation"),
             live: Vec::new(),
             verify_all: setup.geometry.unit_size().0 / setup.geometry.min_alloc_size().0 <= u64::from(VERIFY_BITS),

@@ -4,6 +4,7 @@ use serde_json::{json, Value};
 
 use super::CpuAlloc;
 use crate::bitmap;
+use crate::cost::Meter;
 use crate::engine::saved::{self, Fields};
 use crate::engine::Setup;
 use crate::error::StateError;
@@ -53,6 +54,7 @@ impl CpuAlloc {
             async_enabled: saved.flag("async_enabled")?,
             stats,
             backend: setup.backend.clone(),
+            meter: Meter::default(),
         };
         area.verify().map_err(|violation| saved.error("map", violation.to_string()))?;
         Ok(area)

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::cost::{Costs, Counting};
 use crate::engine::{BootChunks, BootRegion};
 use crate::testing::shadow::{check, ops, small_setup};
 
@@ -158,6 +159,94 @@ proptest! {
                 prop_assert!(e.free(AREA, Bytes(off), Some(Bytes(size))).is_ok());
             }
             e.verify().unwrap();
+        }
+    }
+}
+
+/// Specification 12, step by step over plain booleans; a set of the words and lines looked at.
+struct Steps {
+    map: Vec<bool>,
+    first_free: usize,
+    costs: Costs,
+    lines: std::collections::BTreeSet<usize>,
+}
+
+impl Steps {
+    fn search(&mut self, value: bool, from: usize) -> usize {
+        let size = self.map.len();
+        let found = (from..size).find(|unit| self.map[*unit] == value).unwrap_or(size);
+        let looked = from..(found + 1).min(size);
+        let words: std::collections::BTreeSet<usize> = looked.clone().map(|unit| unit / 64).collect();
+        self.costs.words_read += words.len() as u64;
+        self.lines.extend(looked.map(|unit| 1 + unit / 512));
+        found
+    }
+
+    fn end(&mut self) {
+        self.costs.cache_lines += std::mem::take(&mut self.lines).len() as u64;
+    }
+
+    fn alloc(&mut self, units: usize, step: usize) -> Option<usize> {
+        self.costs.chunks_visited += 1;
+        self.lines.insert(0);
+        let mut start = self.first_free;
+        let mut first = true;
+        let found = loop {
+            start = self.search(false, start);
+            if start >= self.map.len() {
+                break None;
+            }
+            if first {
+                self.first_free = start;
+            }
+            if start % step == 0 && self.search(true, start + 1) >= start + units {
+                break Some(start);
+            }
+            start += 1;
+            first = false;
+        };
+        if let Some(start) = found {
+            if first {
+                self.first_free = start + units;
+            }
+            self.map[start..start + units].fill(true);
+            self.lines.extend((start..start + units).map(|unit| 1 + unit / 512));
+        }
+        self.end();
+        found
+    }
+
+    fn free(&mut self, start: usize, units: usize) {
+        self.lines.insert(0);
+        self.costs.words_read += 2;
+        self.lines.extend((start..start + units).map(|unit| 1 + unit / 512));
+        self.map[start..start + units].fill(false);
+        self.first_free = self.first_free.min(start);
+        self.end();
+    }
+}
+
+proptest! {
+    #[test]
+    fn costs_are_those_of_stepping_unit_by_unit(
+        ops in prop::collection::vec((any::<bool>(), 1u64..400, 1u64..40, any::<usize>()), 1..120), pages in 1u64..100,
+    ) {
+        let mut e = engine(pages * 64);
+        e.meter.set_counting(Counting::Full);
+        let map = vec![false; e.nr_units as usize];
+        let mut steps = Steps { map, first_free: 0, costs: Costs::ZERO, lines: Default::default() };
+        let mut live = Vec::new();
+        for (alloc, size, step, at) in ops {
+            if alloc || live.is_empty() {
+                let found = steps.alloc(size.div_ceil(4) as usize, step as usize);
+                prop_assert_eq!(e.ask(size, step * 4), found.map(|unit| unit as u64));
+                live.extend(found.map(|start| (start, size)));
+            } else {
+                let (start, size) = live.swap_remove(at % live.len());
+                steps.free(start, size.div_ceil(4) as usize);
+                e.free(AREA, Bytes(start as u64 * 4), Some(Bytes(size))).unwrap();
+            }
+            prop_assert_eq!(e.meter.costs(), steps.costs);
         }
     }
 }

@@ -14,8 +14,10 @@
 //! Specification 10. Blocks larger than a page: `docs/free-geometry.md`.
 
 use super::hints::{better_skip, overlap, up, Md};
+use super::tally::{Look, Tally};
 use super::Gen;
 use crate::chunk::Role;
+use crate::cost::Part;
 
 /// The sizes, in bits.
 #[derive(Clone, Copy, Debug)]
@@ -47,22 +49,35 @@ pub struct Chunk {
     pub nr_alloc: i64,
     pub max_alloc_size: i64,
     pub isolated: bool,
+    /// Work of the operation that runs.
+    pub tally: Tally,
 }
 
 /// Lowest index from `off` on, below `size`, that has the value; `size` if none.
-fn next(map: &[bool], value: bool, size: i64, off: i64) -> i64 {
-    if off >= size {
-        return size;
+fn next(map: &[bool], value: bool, size: i64, off: i64, look: &mut Look) -> i64 {
+    for at in off..size {
+        look.at(at);
+        if map[at as usize] == value {
+            return at;
+        }
     }
-    match map[off as usize..size as usize].iter().position(|bit| *bit == value) {
-        Some(at) => off + at as i64,
-        None => size,
-    }
+    size
+}
+
+/// The same where nobody counts.
+fn peek(map: &[bool], value: bool, size: i64, off: i64) -> i64 {
+    next(map, value, size, off, &mut Look::default())
 }
 
 /// Highest set index below `size`; `size` if none.
-fn last_set(map: &[bool], size: i64) -> i64 {
-    map[..size as usize].iter().rposition(|bit| *bit).map_or(size, |at| at as i64)
+fn last_set(map: &[bool], size: i64, look: &mut Look) -> i64 {
+    for at in (0..size).rev() {
+        look.at(at);
+        if map[at as usize] {
+            return at;
+        }
+    }
+    size
 }
 
 impl Chunk {
@@ -85,6 +100,7 @@ impl Chunk {
             nr_alloc: 0,
             max_alloc_size: 0,
             isolated: false,
+            tally: Tally::default(),
         }
     }
 
@@ -114,6 +130,7 @@ impl Chunk {
             chunk.set_area(n - tail, n);
             chunk.hints_after_alloc(n - tail, tail);
         }
+        chunk.tally = Tally::default();
         chunk
     }
 
@@ -151,6 +168,8 @@ impl Chunk {
     }
 
     fn set_area(&mut self, start: i64, end: i64) {
+        self.tally.touch(Part::AllocMap, start, end);
+        self.tally.touch(Part::BoundMap, start, end + 1);
         self.alloc[start as usize..end as usize].fill(true);
         self.bound[start as usize..=end as usize].fill(false);
         self.bound[start as usize] = true;
@@ -164,24 +183,64 @@ impl Chunk {
             return None;
         }
         let start = (0..=bit).rev().find(|at| self.bound[*at as usize])?;
-        Some((start, next(&self.bound, true, self.n(), bit + 1)))
+        Some((start, peek(&self.bound, true, self.n(), bit + 1)))
     }
 
     /// Maximal ranges of pages that are populated or not, within `from..to`.
     pub fn page_ranges(&self, value: bool, from: i64, to: i64) -> Vec<(i64, i64)> {
         let mut out = Vec::new();
-        let mut at = next(&self.populated, value, to, from);
+        let mut at = peek(&self.populated, value, to, from);
         while at < to {
-            let end = next(&self.populated, !value, to, at);
+            let end = peek(&self.populated, !value, to, at);
             out.push((at, end));
-            at = next(&self.populated, value, to, end);
+            at = peek(&self.populated, value, to, end);
         }
         out
+    }
+
+    /// The chunk is examined.
+    pub fn visit(&mut self) {
+        self.tally.touch(Part::Record, 0, 1);
+        self.tally.costs.chunks_visited += 1;
+    }
+
+    /// The worker has to do with the chunk.
+    pub fn handle(&mut self) {
+        self.tally.touch(Part::Record, 0, 1);
+    }
+
+    /// Goes over the pages `from..to`.
+    pub fn look_at_pages(&mut self, from: i64, to: i64) {
+        let mut look = Look::default();
+        look.all(from, to);
+        self.tally.search(Part::Populated, look);
+    }
+
+    /// The worker looks at the pages `from..to` and asks their blocks.
+    pub fn look_for_empty_pages(&mut self, from: i64, to: i64) {
+        self.look_at_pages(from, to);
+        let Sizes { p, b, .. } = self.sizes;
+        for page in from..to {
+            self.tally.costs.blocks_visited += 1;
+            self.tally.touch(Part::Blocks, page * p / b, page * p / b + 1);
+        }
+    }
+
+    /// There is an aligned place for `alloc` bits, with `pop_only` on populated pages.
+    pub fn has_place(&self, alloc: i64, align: i64, pop_only: bool) -> bool {
+        let p = self.sizes.p;
+        (0..self.n() - alloc + 1).step_by(align as usize).any(|at| {
+            let pages = (at / p) as usize..up(at + alloc, p) as usize / p as usize;
+            let taken = self.alloc[at as usize..(at + alloc) as usize].contains(&true);
+            let refused = pop_only && self.populated[pages].contains(&false);
+            !taken && !refused
+        })
     }
 
     /// 20 section 6.
     pub fn mark_populated(&mut self, from: i64, to: i64, for_alloc: bool) {
         self.populated[from as usize..to as usize].fill(true);
+        self.tally.touch(Part::Populated, from, to);
         if self.since_5_2() {
             self.nr_empty = self.count_empty();
         } else if !for_alloc {
@@ -192,6 +251,7 @@ impl Chunk {
     /// 21 section 3 step 2.
     pub fn mark_depopulated(&mut self, from: i64, to: i64) {
         self.populated[from as usize..to as usize].fill(false);
+        self.tally.touch(Part::Populated, from, to);
         if self.since_5_2() {
             self.nr_empty = self.count_empty();
         } else {
@@ -200,11 +260,12 @@ impl Chunk {
     }
 
     /// 10 section 4.1.
-    fn next_md_free_region(&self, off: i64) -> (i64, i64) {
+    fn next_md_free_region(&self, off: i64, look: &mut Look) -> (i64, i64) {
         let b = self.sizes.b;
         let (mut off, mut len) = (off, 0);
         let (first, mut blk_off) = (off / b, off % b);
         for i in first..self.blocks.len() as i64 {
+            look.at(i);
             let block = &self.blocks[i as usize];
             if len != 0 {
                 len += block.left;
@@ -228,12 +289,13 @@ impl Chunk {
     /// 10 section 4.2. `resumed`: the search goes on at a page border behind a place that was
     /// rejected; then nothing before `off` is offered (which is nothing new unless a block is
     /// larger than a page).
-    fn next_fit_region(&self, alloc: i64, align: i64, off: i64, resumed: bool) -> (i64, i64) {
+    fn next_fit_region(&self, alloc: i64, align: i64, off: i64, resumed: bool, look: &mut Look) -> (i64, i64) {
         let b = self.sizes.b;
         let (mut off, mut len) = (off, 0);
         let (first, mut blk_off) = (off / b, off % b);
         let mut floor = if resumed { blk_off } else { 0 };
         for i in first..self.blocks.len() as i64 {
+            look.at(i);
             let block = &self.blocks[i as usize];
             if len != 0 {
                 len += block.left;
@@ -273,6 +335,8 @@ impl Chunk {
     fn refresh_block(&mut self, i: i64) {
         let gen = self.sizes.gen;
         let map = self.block_map(i).to_vec();
+        let mut look = Look::from(i * self.sizes.b);
+        self.tally.costs.block_refreshes += 1;
         let block = &mut self.blocks[i as usize];
         let mut from;
         if gen == Gen::V4_14 {
@@ -294,14 +358,15 @@ impl Chunk {
         }
         let b = self.sizes.b;
         loop {
-            let start = next(&map, false, b, from);
+            let start = next(&map, false, b, from, &mut look);
             if start >= b {
                 break;
             }
-            let end = next(&map, true, b, start);
+            let end = next(&map, true, b, start, &mut look);
             block.update(gen, start, end);
             from = end;
         }
+        self.tally.search(Part::AllocMap, look);
     }
 
     /// 10 section 5.4.
@@ -320,8 +385,13 @@ impl Chunk {
             off = self.md.first;
             self.md.contig = 0;
         }
+        self.tally.costs.chunk_refreshes += 1;
+        if gen == Gen::V4_14 {
+            self.look_at_pages(off / self.sizes.p, self.nr_pages());
+        }
+        let mut look = Look::default();
         loop {
-            let (start, len) = self.next_md_free_region(off);
+            let (start, len) = self.next_md_free_region(off, &mut look);
             if start >= self.n() {
                 break;
             }
@@ -332,13 +402,14 @@ impl Chunk {
             }
             off = start + len + 1;
         }
+        self.tally.walk(look);
         if gen == Gen::V4_14 {
             self.nr_empty = self.count_empty();
         }
     }
 
     /// 10 section 6.1.
-    pub fn find_block_fit(&self, alloc: i64, align: i64, pop_only: bool) -> Option<i64> {
+    pub fn find_block_fit(&mut self, alloc: i64, align: i64, pop_only: bool) -> Option<i64> {
         let pad = up(self.md.contig_start, align) - self.md.contig_start;
         if pad + alloc > self.md.contig {
             return None;
@@ -347,7 +418,9 @@ impl Chunk {
         let mut at = self.md.next_hint(self.sizes.gen, alloc);
         let mut resumed = false;
         loop {
-            let (off, len) = self.next_fit_region(alloc, align, at, resumed);
+            let mut look = Look::default();
+            let (off, len) = self.next_fit_region(alloc, align, at, resumed, &mut look);
+            self.tally.walk(look);
             if off >= self.n() {
                 return None;
             }
@@ -355,11 +428,14 @@ impl Chunk {
                 return Some(off);
             }
             let (p0, p1) = (off / p, up(off + len, p) / p);
-            let hole = next(&self.populated, false, p1, p0);
+            let mut look = Look::default();
+            let hole = next(&self.populated, false, p1, p0, &mut look);
+            let page = next(&self.populated, true, p1, hole, &mut look);
+            self.tally.search(Part::Populated, look);
             if hole >= p1 {
                 return Some(off);
             }
-            at = next(&self.populated, true, p1, hole) * p;
+            at = page * p;
             resumed = true;
         }
     }
@@ -371,12 +447,15 @@ impl Chunk {
         let end = (start + alloc + b).min(n);
         let mut at = start;
         let (mut skip, mut skip_len) = (0, 0);
+        let mut look = Look::default();
         let found = loop {
-            let i = up(next(&self.alloc, false, end, at), align);
+            let i = up(next(&self.alloc, false, end, at, &mut look), align);
             if i + alloc > end {
+                look.all(start, end);
+                self.tally.search(Part::AllocMap, look);
                 return None;
             }
-            let j = next(&self.alloc, true, i + alloc, i);
+            let j = next(&self.alloc, true, i + alloc, i, &mut look);
             if j >= i + alloc {
                 break i;
             }
@@ -388,14 +467,20 @@ impl Chunk {
             at = j + 1;
         };
         let p = self.sizes.p;
-        if pop_only && next(&self.populated, false, up(found + alloc, p) / p, found / p) < up(found + alloc, p) / p {
+        if pop_only && peek(&self.populated, false, up(found + alloc, p) / p, found / p) < up(found + alloc, p) / p {
+            look.all(start, end);
+            self.tally.search(Part::AllocMap, look);
             return None;
         }
+        self.tally.search(Part::AllocMap, look);
         if self.since_5_2() && skip_len > 0 {
             let (blk, mut s) = (skip / b, skip % b);
             let e = s + skip_len;
             if e <= b {
-                let l = last_set(self.block_map(blk), s);
+                let mut look = Look::from(blk * b);
+                let l = last_set(self.block_map(blk), s, &mut look);
+                self.tally.search(Part::AllocMap, look);
+                self.tally.touch(Part::Blocks, blk, blk + 1);
                 s = if l == s { 0 } else { l + 1 };
                 self.blocks[blk as usize].update(self.sizes.gen, s, e);
             }
@@ -403,7 +488,9 @@ impl Chunk {
         self.set_area(found, found + alloc);
         self.free_bytes -= alloc * self.sizes.m;
         if found == self.md.first {
-            self.md.first = next(&self.alloc, false, n, found + alloc);
+            let mut look = Look::default();
+            self.md.first = next(&self.alloc, false, n, found + alloc, &mut look);
+            self.tally.search(Part::AllocMap, look);
         }
         self.hints_after_alloc(found, alloc);
         Some(found)
@@ -416,12 +503,15 @@ impl Chunk {
         let (si, ei) = (a / b, (a + n - 1) / b);
         let (so, eo) = (a % b, (a + n - 1) % b + 1);
 
-        let first = next(self.block_map(si), false, b, so + n);
-        let s = &mut self.blocks[si as usize];
-        if so == s.first {
-            s.first = first;
+        self.tally.touch(Part::Blocks, si, ei + 1);
+        if so == self.blocks[si as usize].first {
+            let mut look = Look::from(si * b);
+            self.blocks[si as usize].first = next(self.block_map(si), false, b, so + n, &mut look);
+            self.tally.search(Part::AllocMap, look);
         }
+        let s = &mut self.blocks[si as usize];
         if new && overlap(s.scan_start, s.scan_start + s.scan, so, so + n) {
+            self.tally.costs.hints_broken += u64::from(s.scan > 0);
             s.scan = 0;
         }
         let hit = if new {
@@ -433,6 +523,7 @@ impl Chunk {
             if new && so == 0 {
                 s.left = 0;
             }
+            self.tally.costs.hints_broken += u64::from(s.contig > 0);
             self.refresh_block(si);
         } else {
             s.left = s.left.min(so);
@@ -440,7 +531,9 @@ impl Chunk {
         }
 
         if si != ei {
-            let first = next(self.block_map(ei), false, b, eo);
+            let mut look = Look::from(ei * b);
+            let first = next(self.block_map(ei), false, b, eo, &mut look);
+            self.tally.search(Part::AllocMap, look);
             let e = &mut self.blocks[ei as usize];
             e.first = first;
             let mut middle_end = ei;
@@ -449,11 +542,13 @@ impl Chunk {
             } else {
                 if new {
                     if eo > e.scan_start {
+                        self.tally.costs.hints_broken += u64::from(e.scan > 0);
                         e.scan = 0;
                     }
                     e.left = 0;
                 }
                 if eo > e.contig_start {
+                    self.tally.costs.hints_broken += u64::from(e.contig > 0);
                     self.refresh_block(ei);
                 } else {
                     e.left = 0;
@@ -474,22 +569,29 @@ impl Chunk {
         let md = &mut self.md;
         if new {
             if overlap(md.scan_start, md.scan_start + md.scan, a, a + n) {
+                self.tally.costs.hints_broken += u64::from(md.scan > 0);
                 md.scan = 0;
             }
             if overlap(md.contig_start, md.contig_start + md.contig, a, a + n) {
+                self.tally.costs.hints_broken += u64::from(md.contig > 0);
                 self.refresh_chunk(false);
             }
             self.nr_empty = self.count_empty();
         } else if md.contig_start <= a && a < md.contig_start + md.contig {
+            self.tally.costs.hints_broken += 1;
             self.refresh_chunk(false);
         }
     }
 
     /// 10 section 7.1 without statistics; the caller relocates. Returns the size in bits.
     pub fn free_area(&mut self, a: i64) -> i64 {
-        let end = next(&self.bound, true, self.n(), a + 1);
+        self.tally.touch(Part::Record, 0, 1);
+        let mut look = Look::default();
+        let end = next(&self.bound, true, self.n(), a + 1, &mut look);
+        self.tally.search(Part::BoundMap, look);
         let n = end - a;
         self.alloc[a as usize..end as usize].fill(false);
+        self.tally.touch(Part::AllocMap, a, end);
         self.free_bytes += n * self.sizes.m;
         self.md.first = self.md.first.min(a);
         self.hints_after_free(a, n);
@@ -504,11 +606,14 @@ impl Chunk {
         let (si, ei) = (a / b, (a + n - 1) / b);
         let (so, eo) = (a % b, (a + n - 1) % b + 1);
 
+        self.tally.touch(Part::Blocks, si, ei + 1);
         let s = &self.blocks[si as usize];
         let start = if so == s.contig + s.contig_start {
             s.contig_start
         } else {
-            let l = last_set(self.block_map(si), so);
+            let mut look = Look::from(si * b);
+            let l = last_set(self.block_map(si), so, &mut look);
+            self.tally.search(Part::AllocMap, look);
             if l == so {
                 0
             } else {
@@ -516,7 +621,14 @@ impl Chunk {
             }
         };
         let e = &self.blocks[ei as usize];
-        let end = if eo == e.contig_start { e.contig_start + e.contig } else { next(self.block_map(ei), true, b, eo) };
+        let end = if eo == e.contig_start {
+            e.contig_start + e.contig
+        } else {
+            let mut look = Look::from(ei * b);
+            let end = next(self.block_map(ei), true, b, eo, &mut look);
+            self.tally.search(Part::AllocMap, look);
+            end
+        };
         self.blocks[si as usize].update(gen, start, if si == ei { end } else { b });
         if si != ei {
             self.blocks[ei as usize].update(gen, 0, end);

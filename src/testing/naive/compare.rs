@@ -1,6 +1,7 @@
 //! Whether another engine is in the same state, without building a dump.
 
 use super::{Gen, Naive};
+use crate::cost::{Costs, Counting};
 use crate::engine::{ChunkView, Engine};
 use crate::request::ChunkId;
 
@@ -20,6 +21,11 @@ impl Naive {
         same!(self.totals(), other.totals(), "totals");
         same!(self.stats, *other.stats(), "stats");
         same!(self.backend.backing_pages, other.backend().backing_pages, "backing pages");
+        if let Some(meter) = other.meter().filter(|meter| meter.counting() != Counting::Off) {
+            let full = meter.counting() == Counting::Full;
+            let shown = |costs: Costs| if full { costs } else { costs.without_full() };
+            same!(shown(self.costs), shown(meter.costs()), "costs");
+        }
         same!(self.chunks_created(), other.chunks_created(), "chunks created");
         let lists = other.slots();
         same!(self.lists.len(), lists.len(), "slots");

@@ -28,12 +28,14 @@ mod chunk;
 mod compare;
 mod hints;
 mod requests;
+mod tally;
 mod worker;
 
 use std::borrow::Cow;
 
 use crate::backend::Backend;
 use crate::block::Block;
+use crate::cost::Costs;
 use crate::engine::{ChunkView, Engine, Setup, Stats, Totals};
 use crate::error::{RequestError, Violation};
 use crate::geometry::Geometry;
@@ -78,6 +80,8 @@ pub struct Naive {
     warnings_left: u32,
     warn_atomic: bool,
     boot_base: u64,
+    /// Work of the operations so far; that of the one that runs is in the chunks.
+    costs: Costs,
 }
 
 /// The number of the reserved chunk.
@@ -134,6 +138,7 @@ impl Naive {
             warnings_left: 10,
             warn_atomic: setup.warn_atomic,
             boot_base: 0,
+            costs: Costs::ZERO,
         };
         if let Some(boot) = &setup.boot {
             let make = |region: crate::engine::BootRegion, role| {
@@ -239,6 +244,20 @@ impl Naive {
         result
     }
 
+    /// Adds what an operation has cost in a chunk.
+    fn settle_chunk(&mut self, id: u32) {
+        let tally = std::mem::take(&mut self.get_mut(id).tally);
+        self.costs += tally.costs;
+        self.costs.cache_lines += tally.nr_lines();
+    }
+
+    /// An operation has ended.
+    fn settle(&mut self) {
+        for id in self.chunk_ids() {
+            self.settle_chunk(id.0);
+        }
+    }
+
     fn schedule(&mut self) {
         if self.async_enabled {
             self.pending = true;
@@ -305,12 +324,16 @@ impl Engine for Naive {
     }
 
     fn alloc(&mut self, request: &Request) -> Outcome {
-        self.serve(request)
+        let outcome = self.serve(request);
+        self.settle();
+        outcome
     }
 
     fn free(&mut self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<Bytes, RequestError> {
         let bit = self.live_bit(chunk.0, off.0)?;
-        Ok(Bytes(self.free_checked(chunk.0, bit) as u64))
+        let size = self.free_checked(chunk.0, bit);
+        self.settle();
+        Ok(Bytes(size as u64))
     }
 
     fn check_free(&self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<(), RequestError> {
@@ -323,6 +346,7 @@ impl Engine for Naive {
 
     fn balance(&mut self) {
         self.work();
+        self.settle();
     }
 
     fn enable_async(&mut self) {
@@ -454,6 +478,11 @@ impl Engine for Naive {
             );
         }
         Ok(())
+    }
+
+    /// Everything is counted always.
+    fn costs(&self) -> Option<Costs> {
+        Some(self.costs)
     }
 
     fn boxed_clone(&self) -> Box<dyn Engine> {

@@ -104,12 +104,19 @@ impl Naive {
     /// `Err` if the chunk is rejected before.
     fn alloc_in(&mut self, id: u32, size: i64, align: i64, atomic: bool) -> Result<Option<i64>, ()> {
         let m = self.sizes.m;
-        let start = self.get(id).find_block_fit(size / m, align / m, atomic).ok_or(())?;
         let oslot = self.chunk_slot(id);
-        let found = self.changing(id, |chunk| chunk.alloc_area(size / m, align / m, start, atomic));
+        let chunk = self.get_mut(id);
+        chunk.visit();
+        let start = chunk.find_block_fit(size / m, align / m, atomic);
+        let found =
+            start.and_then(|start| self.changing(id, |chunk| chunk.alloc_area(size / m, align / m, start, atomic)));
         if found.is_some() {
             self.relocate(id, oslot);
+        } else {
+            let has_place = self.get(id).has_place(size / m, align / m, atomic);
+            self.costs.chunks_rejected_with_fit += u64::from(has_place);
         }
+        start.ok_or(())?;
         Ok(found.map(|bit| bit * m))
     }
 
@@ -127,6 +134,7 @@ impl Naive {
         chunk.nr_alloc += 1;
         chunk.max_alloc_size = chunk.max_alloc_size.max(size);
         if !atomic {
+            chunk.look_at_pages(off / page, up(off + size, page) / page);
             for (from, to) in chunk.page_ranges(false, off / page, up(off + size, page) / page) {
                 if !self.backend.populate(ChunkId(id), from as u32, to as u32) {
                     self.free_area(id, off / self.sizes.m);
@@ -135,6 +143,7 @@ impl Naive {
                 self.populated(id, from, to, true);
             }
         }
+        self.costs.cleared_bytes += size as u64 * self.backend.nr_cpus();
         if self.nr_empty < 2 {
             self.schedule();
         }
@@ -145,6 +154,10 @@ impl Naive {
     pub(super) fn populated(&mut self, id: u32, from: i64, to: i64, for_alloc: bool) {
         self.changing(id, |chunk| chunk.mark_populated(from, to, for_alloc));
         self.nr_populated += to - from;
+        self.costs.pages_populated += (to - from) as u64;
+        if !self.backend.contiguous {
+            self.costs.page_mappings += (to - from) as u64 * self.backend.nr_cpus();
+        }
     }
 
     /// 10 section 7.1; returns the size in bytes.

@@ -35,12 +35,15 @@ impl Naive {
         }
         for id in private {
             let nr_pages = self.get(id).nr_pages();
+            self.get_mut(id).handle();
+            self.get_mut(id).look_at_pages(0, nr_pages);
             for (from, to) in self.get(id).page_ranges(true, 0, nr_pages) {
                 self.depopulate(id, from, to);
             }
             self.stats.nr_chunks -= 1;
             let base = self.get(id).base;
             self.backend.destroy(ChunkId(id), base, nr_pages as u32);
+            self.settle_chunk(id);
             self.chunks[id as usize] = None;
         }
     }
@@ -57,6 +60,9 @@ impl Naive {
             let mut end = -1;
             let mut reintegrate = false;
             let mut i = self.get(id).nr_pages() - 1;
+            self.get_mut(id).handle();
+            // Pages `i + 1..from` were looked at since the last release.
+            let mut from = i + 1;
             while i >= 0 {
                 let chunk = self.get(id);
                 if chunk.nr_empty == 0 {
@@ -78,11 +84,14 @@ impl Naive {
                     at = -1;
                 }
                 if end != -1 {
+                    self.get_mut(id).look_for_empty_pages(i, from);
+                    from = i;
                     self.depopulate(id, at + 1, end + 1);
                     end = -1;
                 }
                 i -= 1;
             }
+            self.get_mut(id).look_for_empty_pages(i + 1, from);
             if reintegrate || self.get(id).free_bytes == self.unit_size {
                 self.reintegrate(id);
             } else {
@@ -112,6 +121,9 @@ impl Naive {
                 }
                 let with_hole = |id: &u32| self.get(*id).populated.contains(&false);
                 let Some(id) = self.lists[s].iter().copied().find(with_hole) else { continue };
+                self.get_mut(id).handle();
+                let pages = self.get(id).nr_pages();
+                self.get_mut(id).look_at_pages(0, pages);
                 for (from, to) in self.get(id).page_ranges(false, 0, self.unit_pages) {
                     let nr = (to - from).min(want);
                     if !self.backend.populate(ChunkId(id), from as u32, (from + nr) as u32) {
@@ -141,8 +153,10 @@ impl Naive {
         let base = self.backend.create(ChunkId(id), self.unit_pages as u32)?;
         self.chunks.push(Some(Chunk::dynamic(self.sizes, base, self.unit_pages)));
         if self.backend.contiguous {
+            self.get_mut(id).handle();
             self.populated(id, 0, self.unit_pages, false);
         }
+        self.costs.chunks_created += 1;
         self.stats.nr_chunks += 1;
         self.stats.nr_max_chunks = self.stats.nr_max_chunks.max(self.stats.nr_chunks);
         Some(id)
