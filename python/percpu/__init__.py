@@ -7,6 +7,7 @@ from percpu._core import NULL, __version__
 from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
 from percpu.errors import (
     AllocError,
+    CaptureError,
     InvalidAddress,
     InvalidFree,
     InvalidRequest,
@@ -19,6 +20,7 @@ from percpu.errors import (
     VerifyError,
 )
 from percpu.layout import FirstChunkLayout, Group, Region, Topology
+from percpu.record import Capture, bpftrace_program, record
 from percpu.replay import Replay, Rerun, replay
 from percpu.results import Result
 from percpu.trace import Trace, read_trace
@@ -29,6 +31,8 @@ __all__ = [
     "AllocError",
     "Allocator",
     "Area",
+    "Capture",
+    "CaptureError",
     "Chunk",
     "Chunks",
     "FirstChunkLayout",
@@ -50,7 +54,9 @@ __all__ = [
     "TraceError",
     "VerifyError",
     "__version__",
+    "bpftrace_program",
     "kernels",
     "read_trace",
+    "record",
     "replay",
 ]

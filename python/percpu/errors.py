@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = [
     "AllocError",
+    "CaptureError",
     "InvalidAddress",
     "InvalidFree",
     "InvalidRequest",
@@ -74,6 +75,23 @@ class AllocError(PercpuError, MemoryError):
         self, message: str = "", *, reason: str = "", size: int = 0, align: int = 0, atomic: bool = False, **more: Any
     ) -> None:
         super().__init__(message, reason=reason, size=size, align=align, atomic=atomic, **more)
+
+
+class CaptureError(PercpuError, RuntimeError):
+    """A recording on this machine that the kernel does not allow, or that it cannot make.
+
+    Parameters
+    ----------
+    message : str
+        What was refused, the kernel's reason, and what to enable.
+    step : str
+        Where it failed.
+    errno : int or None
+        The kernel's error number, if there was one.
+    """
+
+    def __init__(self, message: str = "", *, step: str = "", errno: int | None = None, **more: Any) -> None:
+        super().__init__(message, step=step, errno=errno, **more)
 
 
 class InvalidRequest(PercpuError, ValueError):

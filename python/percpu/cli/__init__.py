@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import percpu
-from percpu.cli import chunks, demo, kernels, layout, replay, stats, verify
+from percpu.cli import chunks, demo, kernels, layout, record, replay, stats, verify
 from percpu.cli.arguments import Verbs
 from percpu.errors import PercpuError
 
@@ -22,6 +22,7 @@ __all__ = ["main"]
 VERBS = (
     kernels,
     layout,
+    record,
     replay,
     stats,
     verify,
