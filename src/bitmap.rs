@@ -51,23 +51,30 @@ pub fn set(words: &mut [u64], bit: u32) {
     words[(bit / WORD_BITS) as usize] |= 1 << (bit % WORD_BITS);
 }
 
-#[inline]
+#[inline(always)]
 fn next(words: &[u64], size: u32, off: u32, invert: u64) -> u32 {
     if off >= size {
         return size;
     }
-    let last = ((size - 1) / WORD_BITS) as usize;
-    let words = &words[..=last];
-    let mut index = (off / WORD_BITS) as usize;
-    let mut word = (words[index] ^ invert) & mask_from(off);
-    while word == 0 {
-        index += 1;
-        if index > last {
-            return size;
-        }
-        word = words[index] ^ invert;
+    let index = (off / WORD_BITS) as usize;
+    let word = (words[index] ^ invert) >> (off % WORD_BITS);
+    if word != 0 {
+        return (off + word.trailing_zeros()).min(size);
     }
-    (index as u32 * WORD_BITS + word.trailing_zeros()).min(size)
+    next_word(words, size, index + 1, invert)
+}
+
+/// The lowest hit in the words from `index` on.
+#[inline]
+fn next_word(words: &[u64], size: u32, index: usize, invert: u64) -> u32 {
+    let rest = words.get(index..words_for(size)).unwrap_or_default();
+    match rest.iter().position(|word| word ^ invert != 0) {
+        Some(at) => {
+            let bit = (rest[at] ^ invert).trailing_zeros();
+            ((index + at) as u32 * WORD_BITS + bit).min(size)
+        }
+        None => size,
+    }
 }
 
 /// The lowest set bit in `off..size`, or `size`.
@@ -121,19 +128,15 @@ pub fn last_set(words: &[u64], low: u32, high: u32) -> Option<u32> {
     let first = (low / WORD_BITS) as usize;
     let mut index = ((high - 1) / WORD_BITS) as usize;
     let mut word = words[index] & mask_below(high);
-    loop {
-        if index == first {
-            word &= mask_from(low);
-        }
-        if word != 0 {
-            return Some(index as u32 * WORD_BITS + (WORD_BITS - 1 - word.leading_zeros()));
-        }
-        if index == first {
-            return None;
-        }
+    while word == 0 && index > first {
         index -= 1;
         word = words[index];
     }
+    if word == 0 {
+        return None;
+    }
+    let bit = index as u32 * WORD_BITS + (WORD_BITS - 1 - word.leading_zeros());
+    (bit >= low).then_some(bit)
 }
 
 /// Calls `apply` with each word of `from..to` and the mask of its bits in the range.
@@ -167,6 +170,74 @@ pub fn set_range(words: &mut [u64], from: u32, to: u32) {
 #[inline]
 pub fn clear_range(words: &mut [u64], from: u32, to: u32) {
     for_masks(words, from, to, |word, mask| *word &= !mask);
+}
+
+/// Marks the boundaries of an area: sets `from` and `to`, clears what is between; `from < to`.
+#[inline]
+pub fn set_bounds(words: &mut [u64], from: u32, to: u32) {
+    let index = (from / WORD_BITS) as usize;
+    if index == (to / WORD_BITS) as usize {
+        let (low, high) = (1 << (from % WORD_BITS), 1 << (to % WORD_BITS));
+        // The bits from `low` up to below `high`.
+        words[index] = words[index] & !(high - low) | low | high;
+        return;
+    }
+    clear_range(words, from + 1, to);
+    set(words, from);
+    set(words, to);
+}
+
+/// Clears `bit`.
+#[inline]
+pub fn clear(words: &mut [u64], bit: u32) {
+    words[(bit / WORD_BITS) as usize] &= !(1 << (bit % WORD_BITS));
+}
+
+/// Sets `len` bits from `from` on, and again every `step` bits, `count` times in all;
+/// `0 < len <= step`.
+pub fn set_periodic(words: &mut [u64], from: u32, len: u32, step: u32, count: u32) {
+    if step == 1 || len == step {
+        return set_range(words, from, from + count * step);
+    }
+    if step <= WORD_BITS / 2 && step.is_power_of_two() {
+        // Whole periods fit a word: one pattern for all words.
+        let mut pattern = mask_below(len);
+        let mut width = step;
+        while width < WORD_BITS {
+            pattern |= pattern << width;
+            width *= 2;
+        }
+        let pattern = pattern.rotate_left(from % step);
+        return for_masks(words, from, from + count * step, |word, mask| *word |= mask & pattern);
+    }
+    for at in 0..count {
+        let from = from + at * step;
+        set_range(words, from, from + len);
+    }
+}
+
+/// The longest run of clear bits in `from..to`.
+pub fn longest_clear(words: &[u64], from: u32, to: u32) -> u32 {
+    clear_runs(words, from, to).map(|(start, end)| end - start).max().unwrap_or(0)
+}
+
+/// Number of bits set in both of two maps.
+pub fn count_both(a: &[u64], b: &[u64]) -> u32 {
+    a.iter().zip(b).map(|(a, b)| (a & b).count_ones()).sum()
+}
+
+/// The highest bit below `high` that is set in both of two maps.
+pub fn last_both(a: &[u64], b: &[u64], high: u32) -> Option<u32> {
+    if high == 0 {
+        return None;
+    }
+    let mut index = ((high - 1) / WORD_BITS) as usize;
+    let mut word = a[index] & b[index] & mask_below(high);
+    while word == 0 {
+        index = index.checked_sub(1)?;
+        word = a[index] & b[index];
+    }
+    Some(index as u32 * WORD_BITS + (WORD_BITS - 1 - word.leading_zeros()))
 }
 
 /// Number of set bits in `from..to`.
@@ -281,6 +352,40 @@ mod tests {
                 (from..to).for_each(|i| want[i as usize] = value);
                 prop_assert_eq!(unpack(&words, n), want);
             }
+        }
+
+        #[test]
+        fn bounds_and_periods_meet_their_definitions(
+            bits in prop::collection::vec(any::<bool>(), 400..600), from in 0u32..100, len in 1u32..70, gap in 0u32..40, count in 1u32..4,
+        ) {
+            let step = len + gap;
+            let mut words = pack(&bits);
+            let mut want = bits.clone();
+            set_periodic(&mut words, from, len, step, count.min((400 - from) / step));
+            for at in 0..count.min((400 - from) / step) {
+                (0..len).for_each(|i| want[(from + at * step + i) as usize] = true);
+            }
+            prop_assert_eq!(unpack(&words, bits.len()), want);
+            let step = step.next_power_of_two();
+            let (mut words, mut want) = (pack(&bits), bits.clone());
+            set_periodic(&mut words, from, len, step, (400 - from) / step);
+            for at in 0..(400 - from) / step {
+                (0..len).for_each(|i| want[(from + at * step + i) as usize] = true);
+            }
+            prop_assert_eq!(unpack(&words, bits.len()), want);
+            let (mut words, mut want) = (pack(&bits), bits.clone());
+            set_bounds(&mut words, from, from + len);
+            (from..=from + len).for_each(|i| want[i as usize] = i == from || i == from + len);
+            prop_assert_eq!(unpack(&words, bits.len()), want);
+        }
+
+        #[test]
+        fn two_maps_meet_their_definitions(
+            a in prop::collection::vec(any::<bool>(), 200), b in prop::collection::vec(any::<bool>(), 200), high in 0usize..=200,
+        ) {
+            let both = |i: &usize| a[*i] && b[*i];
+            prop_assert_eq!(count_both(&pack(&a), &pack(&b)), (0..200).filter(both).count() as u32);
+            prop_assert_eq!(last_both(&pack(&a), &pack(&b), high as u32), (0..high).rev().find(both).map(|i| i as u32));
         }
 
         #[test]

@@ -82,13 +82,13 @@ impl Block {
     }
 
     /// True if the contig hint covers the whole stretch: then all of it is free.
-    #[inline]
+    #[inline(always)]
     pub fn is_free(&self) -> bool {
         self.contig_hint == self.nr_bits
     }
 
     /// Where a search for `bits` starts.
-    #[inline]
+    #[inline(always)]
     pub fn next_hint(&self, bits: i32, rules: &Rules) -> i32 {
         if rules.scan_hints
             && self.scan_hint > 0
@@ -102,6 +102,7 @@ impl Block {
     }
 
     /// Records the free run `[start, end)`.
+    #[inline(always)]
     pub fn update(&mut self, start: i32, end: i32, rules: &Rules) {
         let len = end - start;
         self.first_free = self.first_free.min(start);
@@ -119,6 +120,7 @@ impl Block {
     }
 
     /// Offers a free run to the contig hint alone (to 5.1, and chunk-wide there).
+    #[inline(always)]
     pub fn offer_contig(&mut self, start: i32, len: i32) {
         if len > self.contig_hint {
             self.contig_hint = len;
@@ -130,6 +132,7 @@ impl Block {
 
     /// Offers a free run to contig and scan hint (since 5.2). `scan_hint_start` is used even
     /// when it is stale.
+    #[inline(always)]
     fn offer(&mut self, start: i32, len: i32) {
         if len > self.contig_hint {
             if start <= self.contig_hint_start {
@@ -163,7 +166,7 @@ impl Block {
 
     /// Makes the scan hint the contig hint and returns where rescanning starts; `None` if
     /// there is no scan hint.
-    #[inline]
+    #[inline(always)]
     pub fn promote_scan_hint(&mut self) -> Option<i32> {
         if self.scan_hint == 0 {
             return None;
@@ -176,7 +179,7 @@ impl Block {
     }
 
     /// Forgets the scan hint if it overlaps `[start, end)`.
-    #[inline]
+    #[inline(always)]
     pub fn break_scan_hint(&mut self, start: i32, end: i32) {
         if overlaps(self.scan_hint_start, self.scan_hint_start + self.scan_hint, start, end) {
             self.scan_hint = 0;
@@ -184,7 +187,7 @@ impl Block {
     }
 
     /// True if an allocation of `[start, end)` makes the contig hint wrong.
-    #[inline]
+    #[inline(always)]
     pub fn contig_hit(&self, start: i32, end: i32, rules: &Rules) -> bool {
         let (from, to) = (self.contig_hint_start, self.contig_hint_start + self.contig_hint);
         if rules.hint_overlap {

@@ -19,9 +19,12 @@
 //!
 //! Specification 33; design of the Python package.
 
+mod batch;
 mod saved;
 mod snapshot;
 mod space;
+
+pub use batch::Columns;
 
 use crate::address::AddressMap;
 use crate::engine::{self, Engine, Setup};
@@ -37,10 +40,6 @@ use crate::variant::{Generation, Preset, Rules};
 pub const NULL: u64 = 0;
 /// What `cpu_alloc-2008` answers to a request of size 0: a pointer that leads nowhere and may be freed.
 pub const ZERO_SIZE_PTR: u64 = 16;
-/// Operations of a batch between two questions whether to go on.
-const ASK_EVERY: usize = 4096;
-/// Batches from this length on keep a copy, so that an interrupted one can be undone.
-const KEEP_COPY_FROM: usize = 1 << 17;
 
 /// When the balance worker runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -225,16 +224,20 @@ impl Allocator {
         requests: impl ExactSizeIterator<Item = Request>,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<Placement>, BatchError> {
-        let before = (requests.len() >= KEEP_COPY_FROM).then(|| self.clone());
         let mut placements = Vec::with_capacity(requests.len());
-        for (index, request) in requests.enumerate() {
-            if let Some(before) = before.as_ref().filter(|_| index % ASK_EVERY == ASK_EVERY - 1 && !go_on()) {
-                *self = before.clone();
-                return Err(BatchError::Interrupted);
-            }
-            placements.push(self.alloc(&request));
-        }
+        self.alloc_batch(requests, go_on, &mut placements)?;
         Ok(placements)
+    }
+
+    /// The same, with the answers in columns.
+    pub fn alloc_columns(
+        &mut self,
+        requests: impl ExactSizeIterator<Item = Request>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Columns, BatchError> {
+        let mut columns = Columns::with_capacity(requests.len());
+        self.alloc_batch(requests, go_on, &mut columns)?;
+        Ok(columns)
     }
 
     /// Frees an area; freeing [`NULL`] does nothing.
@@ -247,58 +250,6 @@ impl Allocator {
         self.engine.free(chunk, off, size).map_err(|error| with_pointer(error, ptr))?;
         self.operated();
         Ok(())
-    }
-
-    /// Frees many areas, all or none: the error names the first element that cannot be freed.
-    pub fn free_many(
-        &mut self,
-        ptrs: &[u64],
-        sizes: Option<&[u64]>,
-        go_on: &mut dyn FnMut() -> bool,
-    ) -> Result<(), BatchError> {
-        // One size for all, or one each.
-        let size = |index: usize| sizes.and_then(|sizes| sizes.get(index).or(sizes.last())).copied().map(Bytes);
-        // A long batch keeps a copy anyway; a short one is checked before anything changes.
-        let before = if ptrs.len() >= KEEP_COPY_FROM {
-            Some(self.clone())
-        } else {
-            self.check_free_many(ptrs, &size)?;
-            None
-        };
-        for (index, ptr) in ptrs.iter().enumerate() {
-            let stop = index % ASK_EVERY == ASK_EVERY - 1 && before.is_some() && !go_on();
-            let freed = if stop { Err(BatchError::Interrupted) } else { self.free_one(ptrs, index, *ptr, size(index)) };
-            if let Err(error) = freed {
-                *self = before.expect("a short batch was checked and is not interrupted");
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn free_one(&mut self, ptrs: &[u64], index: usize, ptr: u64, size: Option<Bytes>) -> Result<(), BatchError> {
-        self.free(ptr, size).map_err(|error| {
-            let twice = ptrs[..index].contains(&ptr);
-            BatchError::Element(index, if twice { freed_twice(ptr) } else { error })
-        })
-    }
-
-    /// Checks a batch without changing anything.
-    fn check_free_many(&self, ptrs: &[u64], size: &dyn Fn(usize) -> Option<Bytes>) -> Result<(), BatchError> {
-        for (index, ptr) in ptrs.iter().enumerate().filter(|(_, ptr)| **ptr != NULL) {
-            let checked = self.place_of(*ptr).and_then(|(chunk, off)| {
-                self.engine.check_free(chunk, off, size(index)).map_err(|error| with_pointer(error, *ptr))
-            });
-            checked.map_err(|error| BatchError::Element(index, error))?;
-        }
-        let mut order: Vec<(u64, usize)> = ptrs.iter().copied().zip(0..).collect();
-        order.sort_unstable();
-        let twice =
-            |pair: &&[(u64, usize)]| pair[0].0 == pair[1].0 && pair[0].0 != NULL && !self.is_zero_size(pair[0].0);
-        match order.windows(2).filter(twice).map(|pair| pair[1]).min_by_key(|(_, index)| *index) {
-            Some((ptr, index)) => Err(BatchError::Element(index, freed_twice(ptr))),
-            None => Ok(()),
-        }
     }
 
     /// Runs the worker once, scheduled or not.
@@ -389,6 +340,7 @@ impl Allocator {
         Ok((chunk, Bytes(addr.wrapping_sub(self.engine.chunk_base(chunk)))))
     }
 
+    /// Lets the worker have its turn after an operation.
     #[inline]
     fn operated(&mut self) {
         match self.balance {
@@ -416,10 +368,6 @@ fn rules_of(preset: &Preset) -> Rules {
     preset.generation.rules().unwrap_or(Rules::LINUX_5_14)
 }
 
-fn freed_twice(ptr: u64) -> RequestError {
-    RequestError::InvalidFree { ptr, reason: "is freed twice in this batch".to_owned() }
-}
-
 /// An engine names offsets; users know pointers.
 fn with_pointer(error: RequestError, ptr: u64) -> RequestError {
     match error {
@@ -439,6 +387,7 @@ pub fn failure_text(reason: Reason, size: Bytes, align: Bytes, atomic: bool) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::batch::KEEP_COPY_FROM;
     use super::*;
 
     fn bare(balance: Balance) -> Allocator {

@@ -33,6 +33,8 @@
 //!
 //! Specification 10.
 
+pub(crate) mod mode;
+pub(crate) mod run;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ use crate::block::Block;
 use crate::geometry::Geometry;
 use crate::units::{round_up, Bits, Bytes, Pages};
 use crate::variant::Rules;
+pub use mode::Mode;
 
 /// What every operation on a chunk needs to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +80,8 @@ pub struct Chunk {
     /// One bit more than `alloc_map`, for the very end.
     pub(crate) bound_map: Box<[u64]>,
     pub(crate) blocks: Box<[Block]>,
+    /// One bit a block: its left edge run is the whole block. Every wholly free block has it.
+    pub(crate) whole: Box<[u64]>,
     /// Chunk-wide hints. Before 5.2 only contig and `first_free` are kept.
     pub(crate) md: Block,
     pub(crate) populated: Box<[u64]>,
@@ -116,6 +121,7 @@ impl Chunk {
             alloc_map: vec![0; bitmap::words_for(nr_bits)].into(),
             bound_map: vec![0; bitmap::words_for(nr_bits + 1)].into(),
             blocks: vec![Block::free(block_bits as i32); (nr_bits / block_bits) as usize].into(),
+            whole: Self::all_whole(nr_bits / block_bits),
             md,
             populated: vec![0; bitmap::words_for(pages.0)].into(),
             nr_pages: pages.0,
@@ -127,6 +133,21 @@ impl Chunk {
             nr_alloc: 0,
             max_alloc_size: 0,
         }
+    }
+
+    /// The map of blocks for `nr_blocks` free ones.
+    fn all_whole(nr_blocks: u32) -> Box<[u64]> {
+        let mut whole = vec![0; bitmap::words_for(nr_blocks)];
+        bitmap::set_range(&mut whole, 0, nr_blocks);
+        whole.into()
+    }
+
+    /// The map of blocks, from their hints.
+    pub(crate) fn whole_of(blocks: &[Block]) -> Box<[u64]> {
+        let mut whole = vec![0; bitmap::words_for(blocks.len() as u32)];
+        let found = (0u32..).zip(blocks).filter(|(_, block)| block.left_free == block.nr_bits);
+        found.for_each(|(index, _)| bitmap::set(&mut whole, index));
+        whole.into()
     }
 
     /// A chunk of the boot area: `size` bytes served from `start_offset` on, the rest of its
@@ -283,8 +304,10 @@ impl Chunk {
 
     /// True if a live area starts at bit `start`.
     #[inline]
-    pub fn is_area_start(&self, ctx: &Context, start: u32) -> bool {
-        self.served(ctx).contains(&start)
+    pub fn is_area_start<M: Mode>(&self, m: M, start: u32) -> bool {
+        let from = self.start_offset >> m.granule_shift();
+        let end = self.nr_bits().0 - (self.end_offset >> m.granule_shift());
+        (from..end).contains(&start)
             && bitmap::test(&self.alloc_map, start)
             && bitmap::test(&self.bound_map, start)
     }
@@ -324,25 +347,25 @@ impl Chunk {
     }
 
     /// Number of populated pages that lie wholly inside the bits `[from, to)`.
-    pub(crate) fn populated_pages_within(&self, ctx: &Context, from: u32, to: u32) -> u32 {
-        let bits = ctx.geometry.page_bits();
+    pub(crate) fn populated_pages_within<M: Mode>(&self, m: M, from: u32, to: u32) -> u32 {
+        let bits = m.page_bits();
         bitmap::count_set(&self.populated, from.div_ceil(bits), to / bits)
     }
 
     /// True if page `page` has no allocated bit, read off its block's hint where that is one.
     #[inline]
-    pub(crate) fn page_is_empty(&self, ctx: &Context, page: u32) -> bool {
-        if ctx.geometry.block_is_page() {
+    pub(crate) fn page_is_empty<M: Mode>(&self, m: M, page: u32) -> bool {
+        if m.block_is_page() {
             self.blocks[page as usize].is_free()
         } else {
-            self.page_is_free(ctx, page)
+            self.page_is_free(m, page)
         }
     }
 
     /// True if page `page` has no allocated bit.
     #[inline]
-    pub(crate) fn page_is_free(&self, ctx: &Context, page: u32) -> bool {
-        let bits = ctx.geometry.page_bits();
+    pub(crate) fn page_is_free<M: Mode>(&self, m: M, page: u32) -> bool {
+        let bits = m.page_bits();
         let end = (page + 1) * bits;
         bitmap::next_set(&self.alloc_map, end, page * bits) >= end
     }

@@ -460,8 +460,14 @@ impl Stats {
 
     #[inline]
     pub(crate) fn allocated(&mut self, size: Bytes) {
-        self.nr_alloc += 1;
-        self.nr_cur_alloc += 1;
+        self.allocated_many(size, 1);
+    }
+
+    /// Several areas of one size.
+    #[inline]
+    pub(crate) fn allocated_many(&mut self, size: Bytes, count: u64) {
+        self.nr_alloc += count;
+        self.nr_cur_alloc += count;
         self.nr_max_alloc = self.nr_max_alloc.max(self.nr_cur_alloc);
         self.min_alloc_size = self.min_alloc_size.min(size);
         self.max_alloc_size = self.max_alloc_size.max(size);
@@ -469,8 +475,13 @@ impl Stats {
 
     #[inline]
     pub(crate) fn freed(&mut self) {
-        self.nr_dealloc += 1;
-        self.nr_cur_alloc -= 1;
+        self.freed_many(1);
+    }
+
+    #[inline]
+    pub(crate) fn freed_many(&mut self, count: u64) {
+        self.nr_dealloc += count;
+        self.nr_cur_alloc -= count;
     }
 
     pub(crate) fn chunk_created(&mut self) {

@@ -261,13 +261,15 @@ fn chunk_state(chunk: &Chunk) -> ChunkState {
 }
 
 fn restored_chunk(state: &ChunkState, role: Role, ctx: &Context) -> Chunk {
+    let blocks: Box<[Block]> = state.md_blocks.iter().map(block).collect();
     let mut chunk = Chunk {
         base_addr: state.base_addr,
         role,
         free_bytes: state.free_bytes,
         alloc_map: state.alloc_map.clone().into(),
         bound_map: state.bound_map.clone().into(),
-        blocks: state.md_blocks.iter().map(block).collect(),
+        whole: Chunk::whole_of(&blocks),
+        blocks,
         md: block(&state.chunk_md),
         populated: state.populated.clone().into(),
         nr_pages: state.nr_pages,

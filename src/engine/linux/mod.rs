@@ -24,6 +24,8 @@
 //! Specification 20 and 21.
 
 mod balance;
+mod batch;
+mod lookup;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -31,20 +33,22 @@ mod verify;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 pub use balance::{Done, Stop, Worker};
+pub use batch::Served;
 pub use request::{Need, Progress, Task};
 
 use super::{ChunkView, Engine, Make, Setup, Stats, Totals};
 use crate::backend::Backend;
-use crate::chunk::{Chunk, Context, Role};
+use crate::chunk::mode::{with_mode, Kind};
+use crate::chunk::{Chunk, Context, Mode, Role};
 use crate::error::{ConfigError, RequestError, Violation};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::{SlotNumbers, Slots};
 use crate::units::{Bits, Bytes};
 use crate::variant::{Generation, Rules};
+use lookup::Lookup;
 
 /// `PCPU_EMPTY_POP_PAGES_LOW`.
 const EMPTY_LOW: i32 = 2;
@@ -59,6 +63,12 @@ const WARN_LIMIT: u32 = 10;
 #[derive(Clone, Debug)]
 pub struct Linux {
     pub(crate) ctx: Context,
+    /// Which copy of the hot paths the context needs.
+    kind: Kind,
+    /// The largest request.
+    max_request: Bytes,
+    /// log2 of a granule.
+    granule_shift: u32,
     pub(crate) numbers: SlotNumbers,
     /// By creation number; `None` once destroyed.
     pub(crate) chunks: Vec<Option<Box<Chunk>>>,
@@ -66,7 +76,7 @@ pub struct Linux {
     pub(crate) first: Option<ChunkId>,
     pub(crate) slots: Slots,
     /// Chunks that are not of the boot area, by base address.
-    by_base: BTreeMap<u64, ChunkId>,
+    by_base: Lookup,
     /// Empty populated pages of all chunks that are neither reserved nor isolated.
     pub(crate) nr_empty_pop_pages: i32,
     /// Populated pages of each unit, all chunks.
@@ -115,12 +125,15 @@ impl Linux {
         let numbers = SlotNumbers::new(unit_slot, ctx.rules.depopulate);
         Self {
             ctx,
+            kind: Kind::of(&ctx),
+            max_request: ctx.geometry.max_request(),
+            granule_shift: ctx.geometry.min_alloc_size().0.trailing_zeros(),
             numbers,
             chunks: Vec::new(),
             reserved: None,
             first: None,
             slots: Slots::new(numbers.nr_slots),
-            by_base: BTreeMap::new(),
+            by_base: Lookup::new(ctx.geometry.unit_size().0),
             nr_empty_pop_pages: 0,
             nr_populated: 0,
             atomic_failed: false,
@@ -168,7 +181,17 @@ impl Linux {
     /// The chunk that an address in unit zero belongs to, as `free` finds it.
     ///
     /// Specification 33 section 3.
+    #[inline]
     pub fn find_chunk(&self, addr: u64) -> Option<ChunkId> {
+        if self.first.is_some() || self.reserved.is_some() {
+            if let Some(id) = self.find_boot_chunk(addr) {
+                return Some(id);
+            }
+        }
+        self.by_base.find(addr).map(|(id, _)| id)
+    }
+
+    fn find_boot_chunk(&self, addr: u64) -> Option<ChunkId> {
         let serves = |chunk: &Chunk| {
             let len = self.ctx.geometry.pages_to_bytes(chunk.nr_pages()).0;
             let from = chunk.base_addr.wrapping_add(u64::from(chunk.start_offset));
@@ -177,17 +200,13 @@ impl Linux {
         if self.first.is_some_and(|id| self.chunk(id).is_some_and(serves)) {
             return self.first;
         }
-        if self.reserved.as_deref().is_some_and(serves) {
-            return Some(ChunkId::RESERVED);
-        }
-        let (base, id) = self.by_base.range(..=addr).next_back()?;
-        (addr - base < self.ctx.geometry.unit_size().0).then_some(*id)
+        self.reserved.as_deref().is_some_and(serves).then_some(ChunkId::RESERVED)
     }
 
     /// The chunk whose base is `base`; a base shared by both boot chunks means the first chunk.
     pub fn chunk_at_base(&self, base: u64) -> Option<ChunkId> {
-        if let Some(id) = self.by_base.get(&base) {
-            return Some(*id);
+        if let Some(id) = self.by_base.at_base(base) {
+            return Some(id);
         }
         let boot = [self.first, self.reserved.as_ref().map(|_| ChunkId::RESERVED)];
         boot.into_iter().flatten().find(|id| self.chunk(*id).is_some_and(|chunk| chunk.base_addr == base))
@@ -208,7 +227,12 @@ impl Linux {
     /// The list that a chunk belongs on by its hints.
     #[inline]
     pub(crate) fn chunk_slot(&self, chunk: &Chunk) -> u32 {
-        slot_of(&self.ctx, &self.numbers, chunk)
+        slot_of(&self.ctx, &self.ctx, &self.numbers, chunk)
+    }
+
+    #[inline(always)]
+    fn chunk_slot_by<M: Mode>(&self, m: M, id: ChunkId) -> u32 {
+        slot_of(m, &self.ctx, &self.numbers, self.chunk(id).expect("the chunk exists"))
     }
 
     /// Puts a new or reintegrated chunk to the front of the list of its hints.
@@ -222,19 +246,19 @@ impl Linux {
     }
 
     /// Runs `change` on a chunk, then relocates it and lets the global page count follow.
-    #[inline]
-    fn change<T>(&mut self, id: ChunkId, change: impl FnOnce(&mut Chunk, &Context) -> T) -> T {
+    #[inline(always)]
+    fn change<M: Mode, T>(&mut self, m: M, id: ChunkId, change: impl FnOnce(&mut Chunk) -> T) -> T {
         let Self { ctx, numbers, chunks, reserved, slots, nr_empty_pop_pages, .. } = self;
         let chunk = if id.is_reserved() { reserved.as_deref_mut() } else { chunks[id.0 as usize].as_deref_mut() };
         let chunk = chunk.expect("the chunk exists");
-        let from = slot_of(ctx, numbers, chunk);
+        let from = slot_of(m, ctx, numbers, chunk);
         let before = chunk.nr_empty_pop_pages;
-        let result = change(chunk, ctx);
+        let result = change(chunk);
         if id.is_reserved() || chunk.isolated {
             return result;
         }
         *nr_empty_pop_pages += chunk.nr_empty_pop_pages - before;
-        let to = slot_of(ctx, numbers, chunk);
+        let to = slot_of(m, ctx, numbers, chunk);
         match from.cmp(&to) {
             Ordering::Less => slots.push_front(to, id),
             Ordering::Equal => {}
@@ -254,21 +278,36 @@ impl Linux {
     ///
     /// The kernel does not check; here an offset that starts no live area is refused.
     fn live_bit(&self, id: ChunkId, off: Bytes) -> Result<u32, RequestError> {
-        let bad = |reason: String| RequestError::InvalidFree { ptr: off.0, reason };
-        let Some(chunk) = self.chunk(id) else {
-            return Err(bad(format!("chunk {id} does not exist")));
-        };
-        let granule = self.ctx.geometry.min_alloc_size().0;
-        let bit = off.0 / granule;
-        if off.0 % granule != 0 || bit >= u64::from(chunk.nr_bits().0) || !chunk.is_area_start(&self.ctx, bit as u32) {
-            return Err(bad(format!("no live area starts at byte {} of chunk {id}", off.0)));
+        with_mode!(self.kind, self.ctx, m => self.find_live_bit(m, id, off))
+    }
+
+    #[inline(always)]
+    fn find_live_bit<M: Mode>(&self, m: M, id: ChunkId, off: Bytes) -> Result<u32, RequestError> {
+        if let Some(chunk) = self.chunk(id) {
+            let bit = off.0 >> m.granule_shift();
+            if bit << m.granule_shift() == off.0
+                && bit < u64::from(chunk.nr_bits().0)
+                && chunk.is_area_start(m, bit as u32)
+            {
+                return Ok(bit as u32);
+            }
         }
-        Ok(bit as u32)
+        Err(self.no_area(id, off))
+    }
+
+    #[cold]
+    fn no_area(&self, id: ChunkId, off: Bytes) -> RequestError {
+        let reason = match self.chunk(id) {
+            Some(_) => format!("no live area starts at byte {} of chunk {id}", off.0),
+            None => format!("chunk {id} does not exist"),
+        };
+        RequestError::InvalidFree { ptr: off.0, reason }
     }
 
     /// Frees the live area at bit `bit`, which must start one.
-    pub(crate) fn free_bit(&mut self, id: ChunkId, bit: u32) -> Bytes {
-        let size = self.release_area(id, bit);
+    #[inline(always)]
+    fn free_bit<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32) -> Bytes {
+        let size = self.release_area(m, id, bit);
         let chunk = self.chunk(id).expect("the chunk exists");
         if chunk.free_bytes() == self.ctx.geometry.unit_size() && !chunk.isolated {
             // Boot chunks too, in the rare case that one serves a whole unit.
@@ -276,7 +315,7 @@ impl Linux {
             if head.is_some_and(|head| head != id || self.slots.next(id).is_some()) {
                 self.schedule_balance();
             }
-        } else if self.ctx.rules.depopulate && self.should_reclaim(id) {
+        } else if m.rules().depopulate && self.should_reclaim(chunk) {
             self.isolate(id);
             self.schedule_balance();
         }
@@ -284,22 +323,20 @@ impl Linux {
     }
 
     /// Statistics and maps of a free, without what it may schedule.
-    fn release_area(&mut self, id: ChunkId, bit: u32) -> Bytes {
+    #[inline(always)]
+    fn release_area<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32) -> Bytes {
         self.stats.freed();
-        let bits = self.change(id, |chunk, ctx| {
+        let bits = self.change(m, id, |chunk| {
             chunk.nr_alloc -= 1;
-            chunk.free_area(ctx, bit)
+            chunk.free_area(m, bit)
         });
-        self.ctx.geometry.bits_to_bytes(bits)
+        Bytes(u64::from(m.bytes(bits.0)))
     }
 
     /// Whether a free has left a chunk with so many empty pages that they should be given back.
-    fn should_reclaim(&self, id: ChunkId) -> bool {
-        if self.backend.contiguous {
-            return false;
-        }
-        let chunk = self.chunk(id).expect("the chunk exists");
-        if chunk.role != Role::Dynamic {
+    #[inline]
+    fn should_reclaim(&self, chunk: &Chunk) -> bool {
+        if self.backend.contiguous || chunk.role != Role::Dynamic {
             return false;
         }
         let own = chunk.nr_empty_pop_pages;
@@ -318,6 +355,7 @@ impl Linux {
         self.slots.push_front(slot, id);
     }
 
+    #[inline]
     fn reintegrate(&mut self, id: ChunkId) {
         let chunk = self.chunk_mut(id);
         if chunk.isolated {
@@ -379,7 +417,7 @@ impl Linux {
         }
         let areas: Vec<u32> = chunk.areas(&self.ctx).into_iter().map(|(start, _)| start).collect();
         for start in areas {
-            self.release_area(id, start);
+            self.release_area(&{ self.ctx }, id, start);
         }
         while let Some((first, end)) = self.chunk(id).expect("the chunk exists").populated_range(0) {
             self.mark_depopulated(id, first, end);
@@ -412,7 +450,7 @@ impl Linux {
     /// The numbered chunk at a base address, the first chunk too.
     pub(crate) fn restored_id(&self, base: u64) -> Option<ChunkId> {
         let first = self.first.filter(|id| self.chunk(*id).is_some_and(|chunk| chunk.base_addr == base));
-        self.by_base.get(&base).copied().or(first)
+        self.by_base.at_base(base).or(first)
     }
 
     /// Gives every chunk another number, as if `created` chunks had ever been made.
@@ -427,7 +465,7 @@ impl Linux {
             chunks[to.0 as usize] = self.chunks[from.0 as usize].take();
         }
         self.first = self.first.map(to);
-        self.by_base.values_mut().for_each(|id| *id = to(*id));
+        self.by_base.renumber(to);
         (self.slots, self.chunks) = (slots, chunks);
     }
 
@@ -435,14 +473,14 @@ impl Linux {
     fn destroy_chunk(&mut self, id: ChunkId) {
         debug_assert_eq!(self.slots.slot_of(id), None);
         let chunk = self.chunks[id.0 as usize].take().expect("the chunk exists");
-        self.by_base.remove(&chunk.base_addr);
+        self.by_base.remove(chunk.base_addr);
         self.stats.chunk_destroyed();
         self.backend.destroy(id, chunk.base_addr, chunk.nr_pages);
     }
 }
 
 /// The list for `size` bytes.
-#[inline]
+#[inline(always)]
 fn slot_of_size(ctx: &Context, numbers: &SlotNumbers, size: Bytes) -> u32 {
     if size == ctx.geometry.unit_size() {
         numbers.free
@@ -453,15 +491,13 @@ fn slot_of_size(ctx: &Context, numbers: &SlotNumbers, size: Bytes) -> u32 {
 
 /// The list that a chunk belongs on by its hints (20 section 1). The list it is physically on does not
 /// matter (20 section 2).
-#[inline]
-fn slot_of(ctx: &Context, numbers: &SlotNumbers, chunk: &Chunk) -> u32 {
-    let g = &ctx.geometry;
-    if chunk.free_bytes() < g.min_alloc_size() || chunk.md.contig_hint == 0 {
+#[inline(always)]
+fn slot_of<M: Mode>(m: M, ctx: &Context, numbers: &SlotNumbers, chunk: &Chunk) -> u32 {
+    if chunk.free_bytes < m.bytes(1) || chunk.md.contig_hint == 0 {
         return 0;
     }
-    let size =
-        if ctx.rules.slot_by_contig { g.bits_to_bytes(Bits(chunk.md.contig_hint as u32)) } else { chunk.free_bytes() };
-    slot_of_size(ctx, numbers, size)
+    let size = if m.rules().slot_by_contig { m.bytes(chunk.md.contig_hint as u32) } else { chunk.free_bytes };
+    slot_of_size(ctx, numbers, Bytes(u64::from(size)))
 }
 
 impl Make for Linux {
@@ -488,8 +524,10 @@ impl Engine for Linux {
     }
 
     fn free(&mut self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<Bytes, RequestError> {
-        let bit = self.live_bit(chunk, off)?;
-        Ok(self.free_bit(chunk, bit))
+        with_mode!(self.kind, self.ctx, m => {
+            let bit = self.find_live_bit(m, chunk, off)?;
+            Ok(self.free_bit(m, chunk, bit))
+        })
     }
 
     fn check_free(&self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<(), RequestError> {

@@ -5,6 +5,9 @@
 use super::{Linux, EMPTY_LOW, FAIL_THRESHOLD};
 use crate::bitmap;
 use crate::boot_log::{message, INFO, WARNING};
+use crate::chunk::mode::with_mode;
+use crate::chunk::run::Run;
+use crate::chunk::Mode;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::units::{Bits, Bytes};
 
@@ -48,8 +51,8 @@ pub struct Task {
     area: Option<(ChunkId, Bits)>,
 }
 
-enum Search {
-    Found(ChunkId, Bits),
+pub(super) enum Search {
+    Found(ChunkId, Run),
     Nothing,
     Reserved,
 }
@@ -58,23 +61,32 @@ impl Linux {
     /// Serves a request, asking the backend for what it needs.
     #[inline]
     pub fn alloc(&mut self, request: &Request) -> Outcome {
-        let (mut task, mut progress) = self.start(request);
+        with_mode!(self.kind, self.ctx, m => {
+            let (mut task, progress) = self.start_by(m, request);
+            self.finish_task(m, &mut task, progress)
+        })
+    }
+
+    /// Runs a request to its end, asking the backend.
+    #[inline(always)]
+    pub(super) fn finish_task<M: Mode>(&mut self, m: M, task: &mut Task, mut progress: Progress) -> Outcome {
         loop {
             match progress {
                 Progress::Done(outcome) => return outcome,
                 Progress::Waits(Need::Chunk) => {
                     let chunk = self.create_chunk();
-                    progress = self.chunk_made(&mut task, chunk);
+                    progress = self.chunk_made_by(m, task, chunk);
                 }
                 Progress::Waits(Need::Pages { chunk, first, end }) => {
                     let ok = self.backend.populate(chunk, first, end);
-                    progress = self.pages_made(&mut task, first, end, ok);
+                    progress = self.pages_made_by(m, task, first, end, ok);
                 }
             }
         }
     }
 
     /// Rounds and classifies a request; `Err` if it is outside the limits.
+    #[inline]
     pub fn task(&self, request: &Request) -> Result<Task, Task> {
         let g = &self.ctx.geometry;
         let granule = g.min_alloc_size();
@@ -87,7 +99,7 @@ impl Linux {
             Sleep::Never => true,
         };
         let task = Task { size, align, atomic, reserved: request.reserved, nowarn: request.nowarn, area: None };
-        let legal = size.0 != 0 && size <= g.max_request() && align <= g.page_size() && align.0.is_power_of_two();
+        let legal = size.0 != 0 && size <= self.max_request && align <= g.page_size() && align.0.is_power_of_two();
         if legal {
             Ok(task)
         } else {
@@ -96,66 +108,89 @@ impl Linux {
     }
 
     /// Begins a request: it runs until it is answered or the lock is dropped.
-    #[inline]
     pub fn start(&mut self, request: &Request) -> (Task, Progress) {
+        with_mode!(self.kind, self.ctx, m => self.start_by(m, request))
+    }
+
+    #[inline(always)]
+    fn start_by<M: Mode>(&mut self, m: M, request: &Request) -> (Task, Progress) {
         match self.task(request) {
-            Err(task) => {
-                if !task.nowarn {
-                    self.log(WARNING, || message::illegal_size(task.size.0, task.align.0));
-                }
-                (task, Progress::Done(Outcome::Failed(Reason::Illegal)))
-            }
+            Err(task) => (task, Progress::Done(self.refuse(&task))),
             Ok(mut task) => {
-                let progress = self.search_on(&mut task);
+                let progress = self.search_on(m, &mut task);
                 (task, progress)
             }
         }
     }
 
+    /// Answers a request outside the limits.
+    #[cold]
+    pub(super) fn refuse(&mut self, task: &Task) -> Outcome {
+        if !task.nowarn {
+            self.log(WARNING, || message::illegal_size(task.size.0, task.align.0));
+        }
+        Outcome::Failed(Reason::Illegal)
+    }
+
     /// Goes on after a stop for a chunk: `None` if none could be made.
     pub fn chunk_made(&mut self, task: &mut Task, chunk: Option<ChunkId>) -> Progress {
+        with_mode!(self.kind, self.ctx, m => self.chunk_made_by(m, task, chunk))
+    }
+
+    fn chunk_made_by<M: Mode>(&mut self, m: M, task: &mut Task, chunk: Option<ChunkId>) -> Progress {
         match chunk {
             None => Progress::Done(self.fail(task, Reason::NoChunk)),
             Some(id) => {
                 self.enlist(id);
-                self.search_on(task)
+                self.search_on(m, task)
             }
         }
     }
 
     /// Goes on after a stop for pages `first..end` of the task's chunk.
     pub fn pages_made(&mut self, task: &mut Task, first: u32, end: u32, ok: bool) -> Progress {
+        with_mode!(self.kind, self.ctx, m => self.pages_made_by(m, task, first, end, ok))
+    }
+
+    fn pages_made_by<M: Mode>(&mut self, m: M, task: &mut Task, first: u32, end: u32, ok: bool) -> Progress {
         let (chunk, off) = task.area.expect("a task that waits for pages has its area");
         if ok {
             self.mark_populated(chunk, first, end, true);
-            return self.populate_from(task, chunk, off, end);
+            return self.populate_from(m, task, chunk, off, end);
         }
-        self.release_area(chunk, off.0);
+        self.release_area(m, chunk, off.0);
         Progress::Done(self.fail(task, Reason::NoPage))
     }
 
     /// Searches once: places, fails, or waits for a chunk.
     ///
     /// A fully free chunk fits every legal request, so that nothing found means that there is none.
-    #[inline]
-    fn search_on(&mut self, task: &mut Task) -> Progress {
-        match self.search(task) {
-            Search::Found(chunk, off) => self.found(task, chunk, off),
+    #[inline(always)]
+    fn search_on<M: Mode>(&mut self, m: M, task: &mut Task) -> Progress {
+        let found = self.search(m, task, 1);
+        self.settle(m, task, found)
+    }
+
+    /// What follows from the outcome of a search, for one area.
+    #[inline(always)]
+    pub(super) fn settle<M: Mode>(&mut self, m: M, task: &mut Task, search: Search) -> Progress {
+        match search {
+            Search::Found(chunk, run) => self.found(m, task, chunk, Bits(run.off)),
             Search::Reserved => Progress::Done(self.fail(task, Reason::ReservedFull)),
             Search::Nothing if task.atomic => Progress::Done(self.fail(task, Reason::NoSpace)),
             Search::Nothing => Progress::Waits(Need::Chunk),
         }
     }
 
-    /// One walk over the lists.
-    #[inline]
-    fn search(&mut self, task: &Task) -> Search {
-        let g = &self.ctx.geometry;
-        let bits = g.bytes_to_bits(task.size).0;
-        let align = g.bytes_to_bits(task.align).0;
+    /// One walk over the lists. With `most` above 1 up to so many areas may be taken, as equal requests one after
+    /// the other would take them.
+    #[inline(always)]
+    pub(super) fn search<M: Mode>(&mut self, m: M, task: &Task, most: u32) -> Search {
+        let bits = (task.size.0 >> m.granule_shift()) as u32;
+        let align = (task.align.0 >> m.granule_shift()) as u32;
         if task.reserved && self.reserved.is_some() {
-            return match self.take_area(ChunkId::RESERVED, bits, align, task.atomic) {
-                Ok(off) => Search::Found(ChunkId::RESERVED, off),
+            return match self.take_area(m, ChunkId::RESERVED, bits, align, task.atomic, 1) {
+                Ok(run) => Search::Found(ChunkId::RESERVED, run),
                 Err(_) => Search::Reserved,
             };
         }
@@ -164,14 +199,14 @@ impl Linux {
             let mut next = self.slots.head(slot);
             while let Some(id) = next {
                 next = self.slots.next(id);
-                match self.take_area(id, bits, align, task.atomic) {
-                    Ok(off) => {
-                        if self.ctx.rules.depopulate {
+                match self.take_area(m, id, bits, align, task.atomic, most) {
+                    Ok(run) => {
+                        if m.rules().depopulate {
                             self.reintegrate(id);
                         }
-                        return Search::Found(id, off);
+                        return Search::Found(id, run);
                     }
-                    Err(NoFit::Hints) if self.ctx.rules.sideline_failures && slot < FAIL_THRESHOLD => {
+                    Err(NoFit::Hints) if m.rules().sideline_failures && slot < FAIL_THRESHOLD => {
                         self.slots.push_front(0, id);
                     }
                     Err(_) => {}
@@ -182,12 +217,26 @@ impl Linux {
         Search::Nothing
     }
 
-    /// Takes an area in one chunk, if there is a fit.
-    #[inline]
-    fn take_area(&mut self, id: ChunkId, bits: u32, align: u32, pop_only: bool) -> Result<Bits, NoFit> {
-        let chunk = self.chunk(id).expect("a listed chunk exists");
-        let start = chunk.find_block_fit(&self.ctx, bits, align, pop_only).ok_or(NoFit::Hints)?;
-        self.change(id, |chunk, ctx| chunk.alloc_area(ctx, bits, align, start, pop_only)).ok_or(NoFit::Map)
+    /// Takes an area in one chunk, if there is a fit; or several, see [`Linux::search`].
+    #[inline(always)]
+    fn take_area<M: Mode>(
+        &mut self,
+        m: M,
+        id: ChunkId,
+        bits: u32,
+        align: u32,
+        pop_only: bool,
+        most: u32,
+    ) -> Result<Run, NoFit> {
+        let chunk = self.chunk_mut(id);
+        let start = chunk.find_block_fit(m, bits, align, pop_only).ok_or(NoFit::Hints)?;
+        if most > 1 && !chunk.isolated {
+            if let Some(run) = chunk.alloc_run(m, bits, align, start, most) {
+                return Ok(run);
+            }
+        }
+        let off = self.change(m, id, |chunk| chunk.alloc_area(m, bits, align, start, pop_only)).ok_or(NoFit::Map)?;
+        Ok(Run { off: off.0, step: 0, count: 1 })
     }
 
     /// Where the area of a task lies, in bytes, once it is taken.
@@ -208,11 +257,12 @@ impl Linux {
         if !fits || bitmap::count_set(chunk.alloc_map(), from, from + bits) > 0 {
             return None;
         }
-        self.change(id, |chunk, ctx| chunk.place(ctx, from, bits));
+        let ctx = &{ self.ctx };
+        self.change(ctx, id, |chunk| chunk.place(ctx, from, bits));
         if self.ctx.rules.depopulate && !id.is_reserved() {
             self.reintegrate(id);
         }
-        let progress = self.found(&mut task, id, Bits(from));
+        let progress = self.found(ctx, &mut task, id, Bits(from));
         Some((task, progress))
     }
 
@@ -231,43 +281,41 @@ impl Linux {
         self.chunk(id)?.find_block_fit(&self.ctx, bits, align, task.atomic)
     }
 
-    #[inline]
-    fn found(&mut self, task: &mut Task, id: ChunkId, off: Bits) -> Progress {
+    #[inline(always)]
+    fn found<M: Mode>(&mut self, m: M, task: &mut Task, id: ChunkId, off: Bits) -> Progress {
         task.area = Some((id, off));
-        self.count_alloc(id, task.size);
+        self.count_alloc(id, task.size, 1);
         if task.atomic {
-            return Progress::Done(self.finish(id, off));
+            return Progress::Done(self.finish(m, id, off));
         }
-        let first = off.0 >> self.ctx.geometry.page_bits_shift();
-        self.populate_from(task, id, off, first)
+        self.populate_from(m, task, id, off, off.0 >> m.page_shift())
     }
 
-    /// Statistics of an area that was taken.
-    pub(crate) fn count_alloc(&mut self, id: ChunkId, size: Bytes) {
-        self.stats.allocated(size);
+    /// Statistics of areas that were taken.
+    #[inline(always)]
+    pub(crate) fn count_alloc(&mut self, id: ChunkId, size: Bytes, count: u32) {
+        self.stats.allocated_many(size, u64::from(count));
         let chunk = self.chunk_mut(id);
-        chunk.nr_alloc += 1;
+        chunk.nr_alloc += count;
         chunk.max_alloc_size = chunk.max_alloc_size.max(size.0 as u32);
     }
 
     /// Waits for the next unpopulated range of the task's area, or finishes.
-    #[inline]
-    fn populate_from(&mut self, task: &Task, id: ChunkId, off: Bits, from: u32) -> Progress {
-        let g = &self.ctx.geometry;
-        let area_end = g.bits_to_bytes(off) + task.size;
-        let end = g.bytes_to_pages_ceil(area_end).0;
+    #[inline(always)]
+    fn populate_from<M: Mode>(&mut self, m: M, task: &Task, id: ChunkId, off: Bits, from: u32) -> Progress {
+        let end = (off.0 + (task.size.0 >> m.granule_shift()) as u32 + m.page_bits() - 1) >> m.page_shift();
         match self.chunk(id).expect("the chunk exists").unpopulated_range(from, end) {
             Some((first, end)) => Progress::Waits(Need::Pages { chunk: id, first, end }),
-            None => Progress::Done(self.finish(id, off)),
+            None => Progress::Done(self.finish(m, id, off)),
         }
     }
 
-    #[inline]
-    pub(crate) fn finish(&mut self, id: ChunkId, off: Bits) -> Outcome {
+    #[inline(always)]
+    pub(crate) fn finish<M: Mode>(&mut self, m: M, id: ChunkId, off: Bits) -> Outcome {
         if self.nr_empty_pop_pages < EMPTY_LOW {
             self.schedule_balance();
         }
-        Outcome::Placed { chunk: id, off: self.ctx.geometry.bits_to_bytes(off) }
+        Outcome::Placed { chunk: id, off: Bytes(u64::from(off.0) << m.granule_shift()) }
     }
 
     #[cold]

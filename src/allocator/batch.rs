@@ -1,0 +1,296 @@
+//! Batches of requests and frees: all or nothing, and as single calls would do it.
+//!
+//! # Design
+//!
+//! The Linux engines serve equal requests and neighbouring frees in stretches
+//! ([`Linux::alloc_some`](crate::engine::linux::Linux::alloc_some)); the others one by one. Answers go to a [`Sink`], which is told of
+//! a stretch as a whole.
+//!
+//! A long batch of requests keeps a copy of the allocator, so that it can be undone when it is interrupted. A long batch of frees does as
+//! well; a short one is checked before anything changes.
+//!
+//! Pointers of a batch are looked up a group ahead of their frees: the words of the maps that are far away in memory are then
+//! waited for together, not one after the other.
+//!
+//! # Cost
+//!
+//! A copy is a pass over all maps.
+
+use super::{Allocator, Balance, BatchError, Placement, NULL};
+use crate::engine::linux::{Linux, Served};
+use crate::error::RequestError;
+use crate::request::{ChunkId, Outcome, Reason, Request};
+use crate::units::Bytes;
+
+/// Operations of a batch between two questions whether to go on.
+const ASK_EVERY: usize = 4096;
+/// Batches from this length on keep a copy, so that an interrupted one can be undone.
+pub(super) const KEEP_COPY_FROM: usize = 1 << 17;
+/// Frees that are looked up together.
+const GROUP: usize = 32;
+
+/// A stretch of areas: `count` pointers from `ptr` on, one every `step` bytes.
+pub(super) struct Stretch {
+    ptr: u64,
+    chunk: ChunkId,
+    off: Bytes,
+    unit_off: Bytes,
+    step: Bytes,
+    count: u32,
+}
+
+/// Where the answers of a batch go.
+pub(super) trait Sink {
+    fn placed(&mut self, stretch: &Stretch);
+    fn failed(&mut self, reason: Reason);
+}
+
+impl Sink for Vec<Placement> {
+    fn placed(&mut self, stretch: &Stretch) {
+        let Stretch { ptr, chunk, off, step, count, .. } = *stretch;
+        self.extend((0..u64::from(count)).map(|at| {
+            let outcome = Outcome::Placed { chunk, off: off + Bytes(at * step.0) };
+            Placement { ptr: ptr.wrapping_add(at * step.0), outcome }
+        }));
+    }
+
+    fn failed(&mut self, reason: Reason) {
+        self.push(Placement { ptr: NULL, outcome: Outcome::Failed(reason) });
+    }
+}
+
+/// The answers to a batch, one row a request; 0 in all columns but the last where it failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// The pointer.
+    pub ptr: Vec<u64>,
+    /// Number of the chunk.
+    pub chunk: Vec<u32>,
+    /// Bytes from the chunk's base.
+    pub off: Vec<u64>,
+    /// Bytes from the start of the unit.
+    pub unit_off: Vec<u64>,
+    /// Row and reason of each failure, ascending.
+    pub failed: Vec<(usize, Reason)>,
+}
+
+impl Columns {
+    pub(super) fn with_capacity(rows: usize) -> Self {
+        Self {
+            ptr: Vec::with_capacity(rows),
+            chunk: Vec::with_capacity(rows),
+            off: Vec::with_capacity(rows),
+            unit_off: Vec::with_capacity(rows),
+            failed: Vec::new(),
+        }
+    }
+}
+
+impl Sink for Columns {
+    fn placed(&mut self, stretch: &Stretch) {
+        let Stretch { ptr, chunk, off, unit_off, step, count } = *stretch;
+        let column = |first: u64| (0..u64::from(count)).map(move |at| first.wrapping_add(at * step.0));
+        self.ptr.extend(column(ptr));
+        self.chunk.extend(std::iter::repeat_n(chunk.0, count as usize));
+        self.off.extend(column(off.0));
+        self.unit_off.extend(column(unit_off.0));
+    }
+
+    fn failed(&mut self, reason: Reason) {
+        self.failed.push((self.ptr.len(), reason));
+        self.ptr.push(NULL);
+        self.chunk.push(0);
+        self.off.push(0);
+        self.unit_off.push(0);
+    }
+}
+
+impl Allocator {
+    /// Serves a batch. Nothing is changed if it is interrupted; short ones are not.
+    pub(super) fn alloc_batch<S: Sink>(
+        &mut self,
+        requests: impl ExactSizeIterator<Item = Request>,
+        go_on: &mut dyn FnMut() -> bool,
+        sink: &mut S,
+    ) -> Result<(), BatchError> {
+        let mut before = (requests.len() >= KEEP_COPY_FROM).then(|| self.clone());
+        let mut requests = requests.peekable();
+        let mut since_asked = 0;
+        while let Some(request) = requests.next() {
+            let mut count: u32 = 1;
+            while count < ASK_EVERY as u32 && requests.next_if_eq(&request).is_some() {
+                count += 1;
+            }
+            since_asked += count as usize;
+            if since_asked >= ASK_EVERY {
+                since_asked = 0;
+                if before.is_some() && !go_on() {
+                    *self = before.take().expect("checked above");
+                    return Err(BatchError::Interrupted);
+                }
+            }
+            self.alloc_equal(&request, count, sink);
+        }
+        Ok(())
+    }
+
+    /// Serves `count` equal requests.
+    fn alloc_equal<S: Sink>(&mut self, request: &Request, count: u32, sink: &mut S) {
+        let mut left = count;
+        while left > 0 {
+            let most = left.min(self.most_at_once());
+            let served = match self.engine.as_linux_mut() {
+                Some(linux) => linux.alloc_some(request, most),
+                None => match self.engine.alloc(request) {
+                    Outcome::Placed { chunk, off } => Served::Placed { chunk, off, step: Bytes(0), count: 1 },
+                    Outcome::Failed(reason) => Served::Failed(reason),
+                },
+            };
+            let served = match served {
+                Served::Failed(reason) => {
+                    sink.failed(reason);
+                    1
+                }
+                Served::Placed { chunk, off, step, count } => {
+                    let (ptr, unit_off) = (self.pointer(chunk, off), self.unit_off(chunk, off));
+                    sink.placed(&Stretch { ptr, chunk, off, unit_off, step, count });
+                    count
+                }
+            };
+            self.operated_many(served);
+            left -= served;
+        }
+    }
+
+    /// How many operations that do not schedule the worker may be done before it can have its turn.
+    fn most_at_once(&self) -> u32 {
+        match self.balance {
+            Balance::Manual => u32::MAX,
+            Balance::Eager | Balance::Every(_) if self.engine.balance_pending() => 1,
+            Balance::Eager => u32::MAX,
+            Balance::Every(k) if self.since_balance >= k => 1,
+            Balance::Every(_) => u32::MAX,
+        }
+    }
+
+    /// Lets the worker have its turn after operations of which only the last can have scheduled it.
+    #[inline]
+    fn operated_many(&mut self, count: u32) {
+        if let Balance::Every(k) = self.balance {
+            if count > 1 {
+                // Nothing was scheduled: only the number matters.
+                self.since_balance = (self.since_balance + count) % k.max(1);
+                return;
+            }
+        }
+        self.operated();
+    }
+
+    /// Frees many areas, all or none: the error names the first element that cannot be freed.
+    pub fn free_many(
+        &mut self,
+        ptrs: &[u64],
+        sizes: Option<&[u64]>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), BatchError> {
+        // One size for all, or one each.
+        let size = |index: usize| sizes.and_then(|sizes| sizes.get(index).or(sizes.last())).copied().map(Bytes);
+        // A long batch keeps a copy anyway; a short one is checked before anything changes.
+        let before = if ptrs.len() >= KEEP_COPY_FROM {
+            Some(self.clone())
+        } else {
+            self.check_free_many(ptrs, &size)?;
+            None
+        };
+        for (index, part) in ptrs.chunks(ASK_EVERY).enumerate() {
+            let from = index * ASK_EVERY;
+            let stop = index > 0 && before.is_some() && !go_on();
+            let freed = match self.engine.as_linux() {
+                _ if stop => Err(BatchError::Interrupted),
+                Some(_) => self.free_groups(ptrs, from, part),
+                None => {
+                    let mut each = part.iter().zip(from..);
+                    each.try_for_each(|(ptr, index)| self.free_one(ptrs, index, *ptr, size(index)))
+                }
+            };
+            if let Err(error) = freed {
+                *self = before.expect("a short batch was checked and is not interrupted");
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees a part of a batch, which begins at `from`, on a Linux engine.
+    fn free_groups(&mut self, ptrs: &[u64], from: usize, part: &[u64]) -> Result<(), BatchError> {
+        let nothing = (ChunkId::RESERVED, u32::MAX);
+        for (group, number) in part.chunks(GROUP).zip(0..) {
+            let mut areas = [nothing; GROUP];
+            let linux = self.engine.as_linux().expect("asked before");
+            for (area, ptr) in areas.iter_mut().zip(group) {
+                // What is no live area is found out below.
+                if *ptr != NULL {
+                    *area = linux.live_at(self.address.ptr_to_addr(*ptr)).unwrap_or(nothing);
+                }
+            }
+            let areas = &areas[..group.len()];
+            let mut at = 0;
+            while at < areas.len() {
+                let most = self.most_at_once() as usize;
+                let linux = self.linux_mut();
+                let freed = if areas[at] == nothing { None } else { linux.free_some(&areas[at..], most) };
+                match freed {
+                    Some(count) => {
+                        self.operated_many(count as u32);
+                        at += count;
+                    }
+                    None => {
+                        let index = from + number * GROUP + at;
+                        self.free_one(ptrs, index, group[at], None)?;
+                        at += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn linux_mut(&mut self) -> &mut Linux {
+        self.engine.as_linux_mut().expect("asked before")
+    }
+
+    fn free_one(&mut self, ptrs: &[u64], index: usize, ptr: u64, size: Option<Bytes>) -> Result<(), BatchError> {
+        self.free(ptr, size).map_err(|error| {
+            let twice = ptrs[..index].contains(&ptr);
+            BatchError::Element(index, if twice { freed_twice(ptr) } else { error })
+        })
+    }
+
+    /// Checks a batch without changing anything.
+    fn check_free_many(&self, ptrs: &[u64], size: &dyn Fn(usize) -> Option<Bytes>) -> Result<(), BatchError> {
+        for (index, ptr) in ptrs.iter().enumerate().filter(|(_, ptr)| **ptr != NULL) {
+            let checked = self.place_of(*ptr).and_then(|(chunk, off)| {
+                self.engine
+                    .check_free(chunk, off, size(index))
+                    .map_err(|error| super::with_pointer(error, *ptr))
+            });
+            checked.map_err(|error| BatchError::Element(index, error))?;
+        }
+        if ptrs.windows(2).all(|pair| pair[0] < pair[1]) {
+            return Ok(());
+        }
+        let mut order: Vec<(u64, usize)> = ptrs.iter().copied().zip(0..).collect();
+        order.sort_unstable();
+        let twice =
+            |pair: &&[(u64, usize)]| pair[0].0 == pair[1].0 && pair[0].0 != NULL && !self.is_zero_size(pair[0].0);
+        match order.windows(2).filter(twice).map(|pair| pair[1]).min_by_key(|(_, index)| *index) {
+            Some((ptr, index)) => Err(BatchError::Element(index, freed_twice(ptr))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn freed_twice(ptr: u64) -> RequestError {
+    RequestError::InvalidFree { ptr, reason: "is freed twice in this batch".to_owned() }
+}

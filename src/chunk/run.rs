@@ -1,0 +1,296 @@
+//! Many at once: runs of equal requests, and of frees of neighbours.
+//!
+//! # Design
+//!
+//! A batch often asks for the same thing again and again, and the next place is the next one in the same
+//! free run:
+//!
+//! ```text
+//! XXXX.XX|.................|      block: all below is in use, or gaps that are too small
+//! XXXX.XX|OO.OO.OO.OO......|      equal areas, a gap behind each if the alignment asks for it
+//!         contig run -----> shrinks to its tail
+//! ```
+//!
+//! Then maps, hints and counters after `count` areas can be written down at once. What has to hold for that is
+//! checked here, and as soon as anything could come out differently the run ends before: at the last area of a
+//! block, where another region would become the largest, where the chunk would change its list. The rest is done
+//! one by one. The outcome is that of single calls, to the last stale hint; property tests compare the two.
+//!
+//! # Units
+//!
+//! Bits; block-relative in the hints of blocks.
+//!
+//! # Source
+//!
+//! Specification 10 sections 5 to 7; the closed forms follow from them.
+
+use super::{Chunk, Mode};
+use crate::bitmap;
+
+/// Equal areas in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// First bit of the first one.
+    pub off: u32,
+    /// From one to the next.
+    pub step: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Chunk {
+    /// Takes up to `most` areas of `bits` at `align`, as calls of [`Chunk::find_block_fit`] and
+    /// [`Chunk::alloc_area`] would one after the other; `start` is what the first search has found. `None`, and
+    /// nothing changed, unless two or more can be taken at once. All lie on populated pages, the count of empty
+    /// pages is the same for all, and so is the slot of the chunk.
+    #[inline]
+    pub fn alloc_run<M: Mode>(&mut self, m: M, bits: u32, align: u32, start: u32, most: u32) -> Option<Run> {
+        let block_bits = m.block_bits();
+        let step = (bits + align - 1) & align.wrapping_neg();
+        let index = start >> m.block_shift();
+        let block = &self.blocks[index as usize];
+        let (contig, contig_start) = (block.contig_hint as u32, block.contig_hint_start as u32);
+        // A run up to the right edge, with room for three. Not a whole block: taking that costs an empty page.
+        if most < 2 || contig < 3 * step || contig_start == 0 || contig_start + contig != block_bits {
+            return None;
+        }
+        if !m.block_is_page() || !bitmap::test(&self.populated, index) {
+            return None;
+        }
+        let base = index << m.block_shift();
+        let from = base + contig_start;
+        let first = (from + align - 1) & align.wrapping_neg();
+        let found = self.find_area(m, bits, align, start, false)?;
+        if found.off != first || found.skipped.1 != 0 {
+            return None;
+        }
+        // Between the start of the run and the first area, and between areas.
+        let (gap, gaps) = (first - from, step - bits);
+        let (rest, others) = self.other_runs(m, index)?;
+        let limit = others.max(gap).max(gaps);
+        // The tail must stay the largest run.
+        let room = block_bits.checked_sub(first - base + bits + limit + 1)?;
+        let mut count = most.min(room / step + 1);
+        // What is left of the chunk-wide hint, and of the free bytes, must neither leave the slot nor be outdone.
+        let chunk_limit = self.chunk_wide_limit(m, from, first)?;
+        if let Some(limit) = chunk_limit {
+            let room = (self.md.contig_hint as u32).checked_sub(first - from + bits + limit)?;
+            count = count.min(room / step + 1);
+        } else {
+            // The chunk-wide hints lie elsewhere.
+            let end = (first + (count - 1) * step + bits) as i32;
+            let md = &self.md;
+            let touched = |start: i32, len: i32| start < end && (from as i32) < start + len;
+            if touched(md.contig_hint_start, md.contig_hint) || (m.rules().scan_hints && touched(md.scan_hint_start, md.scan_hint)) {
+                return None;
+            }
+        }
+        if !m.rules().slot_by_contig {
+            let room = self.free_bytes.checked_sub(lowest_of_slot(self.free_bytes))? / m.bytes(bits);
+            count = count.min(room);
+        }
+        if count < 2 {
+            return None;
+        }
+        let run = Run { off: first, step, count };
+        self.take_run(m, bits, index, run, from, rest, chunk_limit.is_some());
+        Some(run)
+    }
+
+    /// What is free in a block besides its contig run, which reaches the right edge: the scan hint after a refresh (0 = none) and
+    /// the longest other run that matters. `None` if a refresh would see more than one.
+    #[inline(always)]
+    fn other_runs<M: Mode>(&self, m: M, index: u32) -> Option<(u32, u32)> {
+        let block = &self.blocks[index as usize];
+        let base = index << m.block_shift();
+        let contig_start = block.contig_hint_start as u32;
+        if m.rules().scan_hints {
+            if block.scan_hint == 0 {
+                return (block.first_free as u32 == contig_start).then_some((0, 0));
+            }
+            let behind = (block.scan_hint_start + block.scan_hint) as u32;
+            let next = bitmap::next_zero(&self.alloc_map, base + contig_start, base + behind);
+            let scan_hint = block.scan_hint as u32;
+            return (behind <= contig_start && next == base + contig_start).then_some((scan_hint, scan_hint));
+        }
+        Some((0, bitmap::longest_clear(&self.alloc_map, base + block.first_free as u32, base + contig_start)))
+    }
+
+    /// The least length to which the chunk-wide contig hint may shrink, if it is the run that begins at `from`, an area at
+    /// `first` hits it, and every refresh finds it again; `Some(None)` if it lies elsewhere, `None` if it is hard to tell.
+    #[inline(always)]
+    fn chunk_wide_limit<M: Mode>(&self, m: M, from: u32, first: u32) -> Option<Option<u32>> {
+        let md = &self.md;
+        let (start, len) = (md.contig_hint_start as u32, md.contig_hint as u32);
+        if !m.rules().scan_hints {
+            if first < start || first >= start + len {
+                return Some(None);
+            }
+            // Every refresh counts the empty pages.
+            if bitmap::count_both(&self.whole, &self.populated) as i32 != self.nr_empty_pop_pages {
+                return None;
+            }
+            // Every region is looked at; the others must stay shorter.
+            if (start, md.first_free as u32) == (from, from) && start + len == md.nr_bits as u32 {
+                return Some(Some(1));
+            }
+            let (mut own, mut others) = (0, 0);
+            self.walk_regions(m, md.first_free, 0, |start, end| {
+                if start as u32 == from {
+                    own = (end - start) as u32;
+                } else {
+                    others = others.max((end - start) as u32);
+                }
+                0
+            });
+            return (start == from && own == len).then_some(Some(others + 1));
+        }
+        if start + len <= from {
+            return Some(None);
+        }
+        if start != from {
+            return if start > from { Some(None) } else { None };
+        }
+        let after = if md.scan_hint > 0 { md.scan_hint_start + md.scan_hint } else { md.first_free };
+        if after > from as i32 {
+            return None;
+        }
+        let region = self.next_free_region(m, after);
+        if (region.off as u32, region.len as u32) != (from, len) {
+            return None;
+        }
+        let behind = from + len + 1;
+        if behind < md.nr_bits as u32 && self.next_free_region(m, behind as i32).off < md.nr_bits {
+            return None;
+        }
+        let lowest = lowest_of_slot(m.bytes(len)).div_ceil(m.bytes(1));
+        Some(Some(lowest.max(md.scan_hint as u32 + 1)))
+    }
+
+    /// Writes down a run that [`Chunk::alloc_run`] has found to be plain.
+    #[expect(clippy::too_many_arguments, reason = "what was found out before")]
+    #[inline(always)]
+    fn take_run<M: Mode>(&mut self, m: M, bits: u32, index: u32, run: Run, from: u32, scan: u32, hits_chunk: bool) {
+        let Run { off: first, step, count } = run;
+        let base = index << m.block_shift();
+        let end = first + (count - 1) * step + bits;
+        let (gap, gaps) = (first - from, step - bits);
+        bitmap::set_periodic(&mut self.alloc_map, first, bits, step, count);
+        if gaps == 0 {
+            bitmap::clear_range(&mut self.bound_map, first, end);
+            bitmap::set_periodic(&mut self.bound_map, first, 1, step, count);
+            bitmap::set(&mut self.bound_map, end);
+        } else if bits == 1 {
+            bitmap::set_periodic(&mut self.bound_map, first, 2, step, count);
+        } else {
+            for at in 0..count {
+                bitmap::set_bounds(&mut self.bound_map, first + at * step, first + at * step + bits);
+            }
+        }
+        self.free_bytes -= m.bytes(bits) * count;
+        // The first gap, if there is one, stays the first free bit.
+        let next_free = if gaps == 0 { end } else { first + bits };
+        if self.md.first_free as u32 == first {
+            self.md.first_free = next_free as i32;
+        }
+        let tail = (base + m.block_bits() - end) as i32;
+        let block = &mut self.blocks[index as usize];
+        let old_first_free = block.first_free;
+        if block.first_free as u32 == first - base {
+            block.first_free = (next_free - base) as i32;
+        }
+        block.contig_hint = tail;
+        block.contig_hint_start = (end - base) as i32;
+        block.right_free = tail;
+        if m.rules().scan_hints {
+            // The last gap that is as long as the scan hint before becomes the scan hint.
+            let mut scan = scan;
+            if gap > 0 && gap >= scan {
+                (scan, block.scan_hint_start) = (gap, (from - base) as i32);
+            }
+            if gaps > 0 && gaps >= scan {
+                (scan, block.scan_hint_start) = (gaps, (end - step - base) as i32);
+            }
+            block.scan_hint = scan as i32;
+        } else {
+            let left = bitmap::next_set(&self.alloc_map, from, base) - base;
+            block.left_free = if old_first_free == 0 { left as i32 } else { 0 };
+        }
+        if hits_chunk {
+            let md = &mut self.md;
+            md.contig_hint -= (end - from) as i32;
+            md.contig_hint_start = end as i32;
+            if m.rules().scan_hints && md.contig_hint_start + md.contig_hint == md.nr_bits {
+                md.right_free = md.contig_hint;
+            }
+        }
+    }
+
+    /// Frees as many of the neighbouring areas that start at `starts` as can be freed at once inside one block, joined to its largest
+    /// free run; returns how many areas and bits. 0 if single calls have to do it. Nothing is changed but the chunk, and its slot may be
+    /// another by free bytes only.
+    #[inline]
+    pub fn free_run<M: Mode>(&mut self, m: M, starts: impl Iterator<Item = u32>) -> (u32, u32) {
+        let mut starts = starts.peekable();
+        let Some(first) = starts.peek().copied() else { return (0, 0) };
+        let index = first >> m.block_shift();
+        // The first block offers its runs to the chunk-wide hint, each by itself.
+        if !m.block_is_page() || self.immutable() || (m.rules().free_offers_interval && index == 0) {
+            return (0, 0);
+        }
+        let base = index << m.block_shift();
+        let edge = base + m.block_bits();
+        let block = &self.blocks[index as usize];
+        let joined = base + (block.contig_hint_start + block.contig_hint) as u32;
+        if block.contig_hint == 0 || joined != first || !bitmap::test(&self.alloc_map, first) {
+            return (0, 0);
+        }
+        // Up to the end of the areas that follow each other; `sure` is where an area is known to follow.
+        let (mut end, mut count) = (first, 0);
+        let (mut sure, mut sure_count) = (first, 0);
+        for start in starts {
+            if start != end || !bitmap::test(&self.alloc_map, start) {
+                break;
+            }
+            (sure, sure_count) = (end, count);
+            end = bitmap::next_set(&self.bound_map, edge, start + 1);
+            if end >= edge {
+                break;
+            }
+            count += 1;
+        }
+        if end < edge && bitmap::test(&self.alloc_map, end) {
+            (sure, sure_count) = (end, count);
+        }
+        if sure_count == 0 {
+            return (0, 0);
+        }
+        let freed = sure - first;
+        bitmap::clear_range(&mut self.alloc_map, first, sure);
+        self.free_bytes += m.bytes(freed);
+        self.md.first_free = self.md.first_free.min(first as i32);
+        let block = &mut self.blocks[index as usize];
+        let start = block.contig_hint_start;
+        block.update(start, (sure - base) as i32, m.rules());
+        if start == 0 {
+            self.note_whole(index);
+        }
+        if !m.rules().free_offers_interval {
+            self.md.offer_contig(base as i32 + start, self.blocks[index as usize].contig_hint);
+        } else {
+            self.md.first_free = self.md.first_free.min(base as i32 + start);
+        }
+        self.nr_alloc -= sure_count;
+        (sure_count, freed)
+    }
+}
+
+/// The fewest bytes of the slot that `bytes` belong to.
+#[inline(always)]
+fn lowest_of_slot(bytes: u32) -> u32 {
+    if bytes < 16 {
+        1
+    } else {
+        1 << bytes.ilog2()
+    }
+}

@@ -1,0 +1,159 @@
+//! A batch leaves exactly what single calls leave: answers, every hint, list order, counters, the worker's turns.
+#![cfg(feature = "testing")]
+
+use percpu::allocator::{Allocator, Balance};
+use percpu::backend::Supply;
+use percpu::engine::linux::Linux;
+use percpu::engine::Setup;
+use percpu::geometry::Geometry;
+use percpu::request::{Request, Sleep};
+use percpu::testing::differential::{random_setup, GENERATIONS};
+use percpu::testing::random::Random;
+use percpu::units::Bytes;
+use percpu::variant::Preset;
+use rayon::prelude::*;
+
+/// One that does batches and one that does single calls.
+struct Pair {
+    batch: Allocator,
+    single: Allocator,
+    live: Vec<u64>,
+}
+
+impl Pair {
+    fn random(random: &mut Random) -> Self {
+        let generation = GENERATIONS[random.below(3) as usize];
+        let preset = Preset::of_generation(generation);
+        let balance = match random.below(4) {
+            0 => Balance::Manual,
+            1 => Balance::Every(2 + random.below(50) as u32),
+            _ => Balance::Eager,
+        };
+        let mut setup = random_setup(random, generation, true);
+        if random.one_in(2) {
+            // The sizes of most machines, in small chunks.
+            let unit = Bytes(4096 * (1 + random.below(16)));
+            let geometry = Geometry::new(Bytes(4096), Bytes(4), Bytes(4096), unit, 1).unwrap();
+            setup = Setup::bare(preset, setup.rules, geometry);
+        }
+        let mut batch = Allocator::bare(preset, setup.geometry, balance).unwrap();
+        batch.set_engine(Box::new(Linux::new(&setup)));
+        Pair { single: batch.clone(), batch, live: Vec::new() }
+    }
+
+    fn alloc(&mut self, requests: &[Request]) {
+        let placed = self.batch.alloc_many(requests.iter().copied(), &mut || true).unwrap();
+        for (request, placed) in requests.iter().zip(&placed) {
+            let single = self.single.alloc(request);
+            assert_eq!(*placed, single, "{request:?}");
+            if single.ptr != 0 {
+                self.live.push(single.ptr);
+            }
+        }
+        self.compare(&format!("{} requests, first {:?}", requests.len(), requests.first()));
+    }
+
+    fn free(&mut self, ptrs: &[u64]) {
+        self.batch.free_many(ptrs, None, &mut || true).unwrap();
+        ptrs.iter().for_each(|ptr| self.single.free(*ptr, None).unwrap());
+        self.compare(&format!("{} frees", ptrs.len()));
+    }
+
+    fn compare(&self, what: &str) {
+        let (batch, single) = (format!("{:?}", self.batch), format!("{:?}", self.single));
+        if batch != single {
+            let same = batch.bytes().zip(single.bytes()).take_while(|(a, b)| a == b).count();
+            let around = same.saturating_sub(300)..(same + 120).min(batch.len()).min(single.len());
+            panic!("{what}:\nbatch  {}\nsingle {}", &batch[around.clone()], &single[around]);
+        }
+        self.batch.engine().verify().unwrap();
+    }
+}
+
+/// Up to 2 to the power of `top`, small ones as often as large ones.
+fn by_powers(random: &mut Random, top: u64) -> u64 {
+    let power = random.below(top);
+    1 + random.below(1 << power)
+}
+
+/// Equal requests in a row, most of them small, so that runs are long.
+fn random_requests(random: &mut Random, g: &Geometry) -> Vec<Request> {
+    let m = g.min_alloc_size().0;
+    let mut requests = Vec::new();
+    for _ in 0..1 + random.below(4) {
+        let bits = by_powers(random, 9);
+        let size = (bits * m).min(g.max_request().0);
+        let align = (m << random.below(8)).min(g.page_size().0);
+        let align = if random.one_in(3) { size.next_power_of_two().min(g.page_size().0) } else { align };
+        let mut request = Request::new(Bytes(size), Bytes(align));
+        request.sleep = if random.one_in(5) { Sleep::Never } else { Sleep::Full };
+        request.reserved = random.one_in(10);
+        requests.extend(std::iter::repeat_n(request, by_powers(random, 9) as usize));
+    }
+    requests
+}
+
+/// A part of what is live, in an order that batches really have.
+fn random_frees(random: &mut Random, live: &mut Vec<u64>) -> Vec<u64> {
+    live.sort_unstable();
+    let from = random.below(live.len() as u64 + 1) as usize;
+    let len = random.below((live.len() - from) as u64 + 1) as usize;
+    let mut frees: Vec<u64> = match random.below(4) {
+        0 => {
+            let step = 2 + random.below(3) as usize;
+            live[from..from + len].iter().copied().step_by(step).collect()
+        }
+        _ => live[from..from + len].to_vec(),
+    };
+    match random.below(4) {
+        0 => frees.reverse(),
+        1 => {
+            for i in (1..frees.len()).rev() {
+                frees.swap(i, random.below(i as u64 + 1) as usize);
+            }
+        }
+        _ => {}
+    }
+    let freed: std::collections::HashSet<u64> = frees.iter().copied().collect();
+    live.retain(|ptr| !freed.contains(ptr));
+    frees
+}
+
+fn run(seed: u64) {
+    let mut random = Random::new(seed);
+    let mut pair = Pair::random(&mut random);
+    let geometry = *pair.batch.engine().geometry();
+    for _ in 0..30 {
+        if random.one_in(12) {
+            let mut some = |n| if random.one_in(2) { Supply::ENDLESS } else { Supply::of(random.below(n)) };
+            let (pages, maps, chunks) = (some(40), some(40), some(3));
+            for a in [&mut pair.batch, &mut pair.single] {
+                let backend = a.engine_mut().backend_mut();
+                (backend.page_supply, backend.map_supply, backend.chunk_supply) = (pages, maps, chunks);
+            }
+        }
+        if random.one_in(12) {
+            pair.batch.run_balance();
+            pair.single.run_balance();
+        }
+        if pair.live.len() < 6000 && random.below(5) < 3 {
+            let requests = random_requests(&mut random, &geometry);
+            pair.alloc(&requests);
+        } else {
+            let frees = random_frees(&mut random, &mut pair.live);
+            pair.free(&frees);
+        }
+    }
+}
+
+#[test]
+fn batches_equal_single_calls() {
+    let cases: u64 = std::env::var("BATCH_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    (0..cases).into_par_iter().for_each(|case| {
+        let seed = case.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
+        if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
