@@ -272,7 +272,7 @@ pub struct ChunkView<'a> {
     /// Chunk-wide hints.
     pub hints: Option<Block>,
     /// The sorted array of area boundaries: start offset in bytes, bit 0 = in use.
-    pub area_map: Option<&'a [u32]>,
+    pub area_map: Option<Cow<'a, [u32]>>,
     /// What only a generation before 4.14 keeps.
     pub older: Option<Older>,
 }

@@ -439,7 +439,7 @@ impl Allocator {
 
     fn chunk_area_map<'py>(&self, py: Python<'py>, chunk: u32) -> PyResult<AreaMap<'py>> {
         self.view(py, chunk, |core, view| {
-            let map = kept(py, core, view.area_map, "area_map")?;
+            let map = kept(py, core, view.area_map.as_deref(), "area_map")?;
             let off: Vec<u32> = map.iter().map(|entry| entry & !1).collect();
             let in_use: Vec<bool> = map.iter().map(|entry| entry & 1 == 1).collect();
             Ok((off.into_pyarray(py), in_use.into_pyarray(py)))

@@ -61,7 +61,8 @@ fn chunk_stats(view: &ChunkView<'_>, label: ChunkLabel, geometry: &Geometry) -> 
     };
     let (first_bit, contig_bytes, frag) = match (view.older, view.hints) {
         (Some(Older::AreaMap { contig_hint, has_reserved, .. }), _) => {
-            let areas: Vec<i32> = view.area_map.unwrap_or_default().iter().map(|entry| *entry as i32).collect();
+            let areas: Vec<i32> =
+                view.area_map.as_deref().unwrap_or_default().iter().map(|entry| *entry as i32).collect();
             (0, contig_hint.0, fragmentation_of_areas(&areas, has_reserved))
         }
         (Some(Older::RfcV1 { contig_hint, first_free_block, has_reserved, .. }), _) => {

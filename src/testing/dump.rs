@@ -71,7 +71,7 @@ fn early(view: &ChunkView<'_>, older: Older, out: &mut Map<String, Value>) {
     let mut put = |key: &str, value: Value| out.insert(key.into(), value);
     match older {
         Older::AreaMap { contig_hint, first_free, map_alloc, has_reserved } => {
-            let map = view.area_map.unwrap_or_default();
+            let map = view.area_map.as_deref().unwrap_or_default();
             put("free_size", json!(view.free_bytes.0));
             put("contig_hint", json!(contig_hint.0));
             put("first_free", json!(first_free));

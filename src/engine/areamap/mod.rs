@@ -4,7 +4,8 @@
 //!
 //! A chunk's offsets are cut into areas, used and free ones. The array holds the start of each
 //! area in order, with bit 0 set if it is in use, and the end of the last one. Splitting an
-//! area moves the rest of the array.
+//! area moves the rest of the array; here `areas` keeps the same as sets of positions, in which nothing
+//! moves, and indices are counted where they are asked for.
 //!
 //! ```text
 //! offsets   0       10     16      24                    256
@@ -36,9 +37,10 @@
 //!
 //! # Cost
 //!
-//! An allocation scans the array from the first free area and moves its rest once; a free does a
-//! binary search and moves the rest once. 4 bytes an entry. The bitmaps of a
-//! [`ChunkView`] are made for each view, O(unit).
+//! The model scans the array from the first free area and moves its rest for an allocation; a free does
+//! a binary search and moves the rest. Here both are O(1) but for counting (`areas`), and a request
+//! for a size that was not to be had lately goes on where the last one ended. 36 KiB for a unit of 256 KiB,
+//! whatever is live. The array and the bitmaps of a [`ChunkView`] are made for each view, O(unit).
 //!
 //! # Source
 //!
@@ -46,24 +48,29 @@
 //! area, the kernel reads before the array; here the area before the first counts as in use
 //! (11 section 3 step 2).
 
+mod areas;
 mod saved;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod verify;
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::Value;
 
-use super::early::{Area, Early, PageMap, Room, Space};
+use super::early::{Area, Early, PageMap, Room, Space, Task};
 use super::saved::Fields;
 use super::{BootRegion, ChunkView, Older, Setup};
 use crate::bitmap;
 use crate::chunk::Role;
+use crate::cost::{Counter, Off, Part};
 use crate::error::{ConfigError, StateError};
 use crate::geometry::Geometry;
 use crate::units::{round_down, round_up, Bytes, Pages};
 use crate::variant::Generation;
+use areas::{Areas, Stretch};
 
 /// The granule: sizes and alignments are multiples of it, because bit 0 is a flag.
 const GRANULE: u32 = 2;
@@ -86,18 +93,19 @@ const IN_USE: u32 = 1;
 pub type AreaMapEngine = Early<AreaMap>;
 
 /// The areas of one chunk.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub struct AreaMap {
-    /// Start of each area in bytes, ascending, bit 0 = in use; the last entry is the end, in use.
-    map: Vec<u32>,
+    areas: Areas,
     /// `map_alloc`: entries that the array has room for.
     capacity: u32,
-    /// Index; every area below it is in use. Lower bound.
+    /// Granule where an area starts, or the end; every area below it is in use. Lower bound.
     first_free: u32,
     /// Bytes in free areas. Exact.
     free_size: u32,
     /// Bytes; no free area is larger. Upper bound, exact after a scan to the end.
     contig_hint: u32,
+    /// `contig_hint` is known to be exact. Not part of the state.
+    exact: bool,
     /// Area 0 is the hidden front of a boot chunk.
     has_reserved: bool,
     /// On the queue of chunks whose array the worker shall extend.
@@ -106,70 +114,119 @@ pub struct AreaMap {
 
 impl AreaMap {
     fn with_areas(map: &[u32], capacity: u32, free_size: u32, has_reserved: bool) -> Self {
-        let mut entries = Vec::with_capacity(capacity as usize);
-        entries.extend_from_slice(map);
-        Self { map: entries, capacity, first_free: 0, free_size, contig_hint: free_size, has_reserved, queued: false }
+        let granule = |entry: u32| (entry & !IN_USE) / GRANULE;
+        let mut areas = Areas::empty(map.last().map_or(0, |end| granule(*end)));
+        for pair in map.windows(2) {
+            areas.push(Stretch { start: granule(pair[0]), end: granule(pair[1]) }, pair[0] & IN_USE != 0);
+        }
+        Self {
+            areas,
+            capacity,
+            first_free: 0,
+            free_size,
+            contig_hint: free_size,
+            exact: false,
+            has_reserved,
+            queued: false,
+        }
     }
 
     /// Number of areas.
     fn used(&self) -> u32 {
-        self.map.len() as u32 - 1
+        self.areas.used()
     }
 
-    /// Start of area `i`, or the end of the last one.
-    fn off(&self, i: usize) -> u32 {
-        self.map[i] & !IN_USE
+    /// The array: starts with their flag, and the end in use.
+    fn entries(&self) -> Vec<u32> {
+        let flag = |start: u32| if self.areas.is_free(start) { 0 } else { IN_USE };
+        let entry = |start: u32| (start * GRANULE) | flag(start);
+        self.areas.iter().chain([self.areas.end()]).map(entry).collect()
     }
 
-    fn size(&self, i: usize) -> u32 {
-        self.off(i + 1) - self.off(i)
+    /// Everything that is state, the array first.
+    fn state(&self) -> (Vec<u32>, [u32; 4], [bool; 2]) {
+        let first_free = self.areas.index(self.first_free);
+        let numbers = [self.capacity, first_free, self.free_size, self.contig_hint];
+        (self.entries(), numbers, [self.has_reserved, self.queued])
     }
 
-    fn in_use(&self, i: usize) -> bool {
-        self.map[i] & IN_USE != 0
+    /// Area 0 of a boot chunk, which nobody has asked for.
+    fn is_hidden(&self, start: u32) -> bool {
+        start == 0 && self.has_reserved
     }
 
-    /// The index of the area that starts at `off`.
-    fn index_of(&self, off: u32) -> Option<usize> {
-        let areas = &self.map[..self.used() as usize];
-        areas.binary_search_by_key(&off, |entry| entry & !IN_USE).ok()
-    }
-
-    /// The bytes to skip at the front of a free area `[off, off + this_size)` so that `size` bytes
-    /// at `align` fit, with `pop_only` on populated pages; `None` if they do not.
-    fn fit(g: &Geometry, pages: Option<&PageMap>, (off, this_size): (u32, u32), size: u32, align: u32) -> Option<u32> {
+    /// The bytes to skip at the front of a free area so that an atomic request fits on populated pages.
+    fn fit_populated<C: Counter>(
+        g: &Geometry,
+        pages: &PageMap,
+        free: Stretch,
+        task: &Task,
+        costs: &mut C,
+    ) -> Option<u32> {
         let page = g.page_size().0 as u32;
+        let (off, this_size) = (free.start * GRANULE, free.size());
         let mut candidate = off;
-        loop {
-            let head = candidate.next_multiple_of(align) - off;
-            if this_size < head + size {
-                return None;
+        let mut looked_at = None;
+        let head = loop {
+            let head = candidate.next_multiple_of(task.align) - off;
+            if this_size < head + task.size {
+                break None;
             }
-            let Some(pages) = pages else { return Some(head) };
             let first = (off + head) / page;
-            let end = (off + head + size).div_ceil(page);
+            let end = (off + head + task.size).div_ceil(page);
             let limit = (off + this_size).div_ceil(page);
             let hole = bitmap::next_zero(pages.words(), limit, first);
+            let (from, _) = looked_at.unwrap_or((first, 0));
             if hole >= end {
-                return Some(head);
+                looked_at = Some((from, (hole + 1).min(limit)));
+                break Some(head);
             }
-            candidate = bitmap::next_set(pages.words(), limit, hole + 1) * page;
+            let next = bitmap::next_set(pages.words(), limit, hole + 1);
+            looked_at = Some((from, (next + 1).min(limit)));
+            candidate = next * page;
+        };
+        if let Some((from, to)) = looked_at {
+            costs.search(Part::Populated, from, to);
         }
+        head
     }
 
-    /// Pages that cease or begin to be empty with area `i`: those inside it, and those at its
-    /// edges whose rest lies in a free neighbour. The state of area `i` itself does not matter.
-    fn pages_of(&self, g: &Geometry, i: usize) -> u32 {
+    /// Pages that cease or begin to be empty with an area: those inside it, and those at its edges
+    /// whose rest lies in a free neighbour.
+    fn pages_of(g: &Geometry, area: Stretch, before: Option<Stretch>, behind: Option<Stretch>) -> u32 {
         let page = g.page_size().0;
-        let (mut start, mut end) = (u64::from(self.off(i)), u64::from(self.off(i + 1)));
+        let bytes = |granules: u32| u64::from(granules) * u64::from(GRANULE);
+        let (mut start, mut end) = (bytes(area.start), bytes(area.end));
         let (down, up) = (round_down(start, page), round_up(end, page));
-        if start != down && i > 0 && !self.in_use(i - 1) && u64::from(self.off(i - 1)) <= down {
+        if start != down && before.is_some_and(|before| bytes(before.start) <= down) {
             start = down;
         }
-        if end != up && i + 1 < self.used() as usize && !self.in_use(i + 1) && u64::from(self.off(i + 2)) >= up {
+        if end != up && behind.is_some_and(|behind| bytes(behind.end) >= up) {
             end = up;
         }
         (end / page).saturating_sub(start.div_ceil(page)) as u32
+    }
+}
+
+/// Equal states are equal, however they came about.
+impl PartialEq for AreaMap {
+    fn eq(&self, other: &Self) -> bool {
+        self.state() == other.state()
+    }
+}
+
+impl fmt::Debug for AreaMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (map, [capacity, first_free, free_size, contig_hint], [has_reserved, queued]) = self.state();
+        f.debug_struct("AreaMap")
+            .field("map", &map)
+            .field("capacity", &capacity)
+            .field("first_free", &first_free)
+            .field("free_size", &free_size)
+            .field("contig_hint", &contig_hint)
+            .field("has_reserved", &has_reserved)
+            .field("queued", &queued)
+            .finish()
     }
 }
 
@@ -222,60 +279,90 @@ impl Space for AreaMap {
         size <= self.contig_hint
     }
 
-    fn alloc(&mut self, g: &Geometry, pages: &PageMap, size: u32, align: u32, pop_only: bool) -> Option<Area> {
+    fn alloc<C: Counter>(&mut self, g: &Geometry, pages: &PageMap, task: &Task, costs: &mut C) -> Option<Area> {
         debug_assert!(self.used() + MARGIN_ATOMIC <= self.capacity, "no room for two more entries");
-        let pages = pop_only.then_some(pages);
-        let mut largest = 0;
-        let mut first_seen = None;
-        for i in self.first_free as usize..self.used() as usize {
-            if self.in_use(i) {
-                continue;
+        let first = self.areas.next_free(self.first_free);
+        let from = first.map_or(self.areas.end(), |first| first.start);
+        let mut head = 0;
+        let found = if task.atomic {
+            self.areas.search(from, task.size, |found| {
+                let fit = Self::fit_populated(g, pages, found, task, costs);
+                head = fit.unwrap_or(0);
+                fit.is_some()
+            })
+        } else {
+            let found = self.areas.first_fit(from, task.size, task.align);
+            head = found.map_or(0, |found| (found.start * GRANULE).wrapping_neg() & (task.align - 1));
+            found
+        };
+        let Some(found) = found else {
+            self.count_failure(costs);
+            if !self.exact {
+                (self.contig_hint, self.exact) = (self.areas.largest(), true);
             }
-            let found = (self.off(i), self.size(i));
-            match Self::fit(g, pages, found, size, align) {
-                Some(head) => return Some(self.take(g, i, head, size, largest, first_seen)),
-                None => {
-                    first_seen.get_or_insert(i as u32);
-                    largest = largest.max(found.1);
-                }
+            if first.is_some() {
+                self.first_free = from;
             }
+            return None;
+        };
+        Some(self.take(g, found, head, task.size, from, costs))
+    }
+
+    fn has_place(&self, g: &Geometry, pages: &PageMap, task: &Task) -> bool {
+        let mut at = 0;
+        while let Some(free) = self.areas.next_free(at) {
+            let fits = if task.atomic {
+                Self::fit_populated(g, pages, free, task, &mut Off).is_some()
+            } else {
+                free.fits(task.size, task.align)
+            };
+            if fits {
+                return true;
+            }
+            at = free.end;
         }
-        self.contig_hint = largest;
-        if let Some(first) = first_seen {
-            self.first_free = first;
-        }
-        None
+        false
     }
 
     fn is_area_start(&self, _: &Geometry, off: u64) -> bool {
-        let index = u32::try_from(off).ok().and_then(|off| self.index_of(off));
-        index.is_some_and(|i| self.in_use(i) && !(i == 0 && self.has_reserved))
+        let Some(at) = u32::try_from(off / u64::from(GRANULE)).ok().filter(|_| off % u64::from(GRANULE) == 0) else {
+            return false;
+        };
+        self.areas.is_start(at) && !self.areas.is_free(at) && !self.is_hidden(at)
     }
 
-    fn free(&mut self, g: &Geometry, _: &PageMap, off: u32) -> Area {
-        let mut i = self.index_of(off).expect("the area is live");
-        self.first_free = self.first_free.min(i as u32);
-        self.map[i] = off;
-        let area = Area { off, size: self.size(i), pages: self.pages_of(g, i) };
-        self.free_size += area.size;
-        // The end marker is in use, so that a free area behind is an area.
-        let behind = !self.in_use(i + 1);
-        let before = i > 0 && !self.in_use(i - 1);
-        i -= usize::from(before);
-        self.map.drain(i + 1..i + 1 + usize::from(before) + usize::from(behind));
-        self.contig_hint = self.contig_hint.max(self.size(i));
-        area
+    fn free<C: Counter>(&mut self, g: &Geometry, _: &PageMap, off: u32, costs: &mut C) -> Area {
+        let start = off / GRANULE;
+        let area = Stretch { start, end: self.areas.end_of(start) };
+        self.first_free = self.first_free.min(start);
+        let behind =
+            self.areas.is_free(area.end).then(|| Stretch { start: area.end, end: self.areas.end_of(area.end) });
+        let before = self.areas.before(start).filter(|before| self.areas.is_free(*before));
+        let before = before.map(|before| Stretch { start: before, end: start });
+        if C::ON {
+            self.count_free(start, before.is_some(), behind.is_some(), costs);
+        }
+        self.free_size += area.size();
+        let merged = self.areas.give_back(area, before, behind).size();
+        if merged >= self.contig_hint {
+            (self.contig_hint, self.exact) = (merged, true);
+        }
+        Area { off, size: area.size(), pages: Self::pages_of(g, area, before, behind) }
     }
 
     fn area_at(&self, _: &Geometry, off: u64) -> Option<(Bytes, Bytes)> {
-        let off = u32::try_from(off).ok()?;
-        let i = self.map.partition_point(|entry| entry & !IN_USE <= off).checked_sub(1)?;
-        let live = i < self.used() as usize && self.in_use(i) && !(i == 0 && self.has_reserved);
-        live.then(|| (Bytes(u64::from(self.off(i))), Bytes(u64::from(self.size(i)))))
+        let at = u32::try_from(off).ok()? / GRANULE;
+        let start =
+            self.areas.before(at.checked_add(1)?.min(self.areas.end() + 1)).filter(|_| at < self.areas.end())?;
+        let area = Stretch { start, end: self.areas.end_of(start) };
+        let live = !self.areas.is_free(start) && !self.is_hidden(start);
+        live.then(|| (Bytes(u64::from(start * GRANULE)), Bytes(u64::from(area.size()))))
     }
 
     fn boot_empty_pages(&self, g: &Geometry) -> i32 {
-        self.pages_of(g, self.used() as usize - 1) as i32
+        let end = self.areas.end();
+        let start = self.areas.before(end).unwrap_or(0);
+        Self::pages_of(g, Stretch { start, end }, None, None) as i32
     }
 
     fn room(&self, atomic: bool) -> Room {
@@ -291,10 +378,12 @@ impl Space for AreaMap {
         Room { queue: atomic && self.capacity < self.used() + MARGIN_LOW && !self.queued, grow_to }
     }
 
-    fn grow(&mut self, capacity: u32) {
+    fn grow<C: Counter>(&mut self, capacity: u32, costs: &mut C) {
         if capacity > self.capacity {
             self.capacity = capacity;
-            self.map.reserve_exact(capacity as usize - self.map.len());
+            let entries = self.used() + 1;
+            costs.count(|costs| costs.entries_moved += u64::from(entries));
+            costs.touch(Part::AreaMap, 0, entries);
         }
     }
 
@@ -308,27 +397,27 @@ impl Space for AreaMap {
 
     /// The reserved chunk owns the unit up to its end, the first chunk the rest (33 section 3).
     fn owns(&self, g: &Geometry, role: Role, off: u64) -> bool {
-        let end = if role == Role::Reserved { u64::from(self.off(self.used() as usize)) } else { g.unit_size().0 };
-        off < end
+        let end = u64::from(self.areas.end() * GRANULE);
+        off < if role == Role::Reserved { end } else { g.unit_size().0 }
     }
 
     fn show<'a>(&'a self, g: &Geometry, view: &mut ChunkView<'a>) {
         let bits = (g.unit_size().0 / u64::from(GRANULE)) as u32;
         let mut used = vec![0; bitmap::words_for(bits)];
         let mut bounds = vec![0; bitmap::words_for(bits + 1)];
-        for i in (0..self.used() as usize).filter(|i| self.in_use(*i)) {
-            let (start, end) = (self.off(i) / GRANULE, self.off(i + 1) / GRANULE);
+        for start in self.areas.iter().filter(|start| !self.areas.is_free(*start)) {
+            let end = self.areas.end_of(start);
             bitmap::set_range(&mut used, start, end);
             bitmap::set(&mut bounds, start);
             bitmap::set(&mut bounds, end);
         }
-        bitmap::set_range(&mut used, self.off(self.used() as usize) / GRANULE, bits);
+        bitmap::set_range(&mut used, self.areas.end(), bits);
         view.alloc_map = Cow::Owned(used);
         view.bound_map = Some(Cow::Owned(bounds));
-        view.area_map = Some(&self.map);
+        view.area_map = Some(Cow::Owned(self.entries()));
         view.older = Some(Older::AreaMap {
             contig_hint: Bytes(u64::from(self.contig_hint)),
-            first_free: self.first_free,
+            first_free: self.areas.index(self.first_free),
             map_alloc: self.capacity,
             has_reserved: self.has_reserved,
         });
@@ -348,53 +437,107 @@ impl Space for AreaMap {
 }
 
 impl AreaMap {
-    /// Takes `size` bytes of the free area `i`, `head` bytes behind its start. `largest` and
-    /// `first_seen` are what the scan has found before it.
-    fn take(
+    /// Takes `size` bytes of the free area `found`, `head` bytes behind its start. `first` is where the first free
+    /// area starts.
+    #[inline]
+    fn take<C: Counter>(
         &mut self,
         g: &Geometry,
-        mut i: usize,
-        mut head: u32,
-        mut size: u32,
-        mut largest: u32,
-        mut first_seen: Option<u32>,
+        found: Stretch,
+        head: u32,
+        size: u32,
+        first: u32,
+        costs: &mut C,
     ) -> Area {
-        let mut off = self.off(i);
-        let mut this_size = self.size(i);
-        let free_before = i > 0 && !self.in_use(i - 1);
-        if head > 0 && i > 0 && (head < SMALLEST_KEPT || free_before) {
-            // Kernel: a small head belongs to the area before until that one is freed.
-            self.map[i] += head;
-            if free_before {
-                largest = largest.max(self.size(i - 1));
-            } else {
-                self.free_size -= head;
+        // Kernel: a small head belongs to the area before until that one is freed, a small tail to this one.
+        let keep_head = head > 0 && (head >= SMALLEST_KEPT || found.start == 0);
+        let place = found.start + head / GRANULE;
+        let mut area = Stretch { start: place, end: place + size / GRANULE };
+        if (found.end - area.end) * GRANULE < SMALLEST_KEPT {
+            area.end = found.end;
+        }
+        let behind = (area.end < found.end).then_some(Stretch { start: area.end, end: found.end });
+        if C::ON {
+            self.count_take(found.start, keep_head, behind.is_some(), costs);
+        }
+        self.free_size -= area.size() + if keep_head { 0 } else { head };
+        self.areas.take(found, area.start, area.end, keep_head);
+        self.first_free = match (found.start == first, keep_head) {
+            (true, false) => area.end,
+            _ => first,
+        };
+        let was_largest = found.size() >= self.contig_hint;
+        if area.end < self.areas.end() {
+            self.exact &= !was_largest;
+        } else {
+            // Everything was scanned.
+            costs.count(|costs| costs.chunk_refreshes += 1);
+            if was_largest || !self.exact {
+                (self.contig_hint, self.exact) = (self.areas.largest(), true);
             }
-            off += head;
-            this_size -= head;
-            head = 0;
         }
-        let mut tail = this_size - head - size;
-        if tail < SMALLEST_KEPT {
-            tail = 0;
-            size = this_size - head;
+        let before = keep_head.then_some(Stretch { start: found.start, end: area.start });
+        Area { off: area.start * GRANULE, size: area.size(), pages: Self::pages_of(g, area, before, behind) }
+    }
+
+    /// Counts the scan to the free area at `start`, and the split of it.
+    #[inline]
+    fn count_take<C: Counter>(&self, start: u32, keep_head: bool, keep_tail: bool, costs: &mut C) {
+        let index = self.areas.index(start);
+        let first = if start == self.first_free { index } else { self.areas.index(self.first_free) };
+        let more = u32::from(keep_head) + u32::from(keep_tail);
+        let moved = if more > 0 { self.used() - index } else { 0 };
+        costs.count(|costs| {
+            costs.entries_scanned += u64::from(index - first + 1);
+            costs.entries_moved += u64::from(moved);
+        });
+        costs.touch(Part::AreaMap, first, index + 2);
+        let used = self.used() + more;
+        if more > 0 {
+            costs.touch(Part::AreaMap, index, used + 1);
         }
-        // All new boundaries at once, so that the rest of the array moves once.
-        let boundaries = [off + head, off + head + size];
-        self.map.splice(i + 1..i + 1, boundaries[usize::from(head == 0)..1 + usize::from(tail > 0)].iter().copied());
-        if head > 0 {
-            first_seen.get_or_insert(i as u32);
-            i += 1;
-            off += head;
-            largest = largest.max(head);
+        Self::touch_neighbours(index + u32::from(keep_head), used, costs);
+    }
+
+    /// Counts a scan to the end that finds nothing.
+    fn count_failure<C: Counter>(&self, costs: &mut C) {
+        if C::ON {
+            let first = self.areas.index(self.first_free);
+            costs.count(|costs| {
+                costs.entries_scanned += u64::from(self.used() - first);
+                costs.chunk_refreshes += 1;
+            });
+            costs.touch(Part::AreaMap, first, self.used() + 1);
         }
-        largest = largest.max(tail);
-        self.first_free = first_seen.unwrap_or(i as u32 + 1);
-        // Exact if everything was scanned.
-        let scanned = i + 1 == self.used() as usize;
-        self.contig_hint = if scanned { largest } else { self.contig_hint.max(largest) };
-        self.free_size -= size;
-        self.map[i] |= IN_USE;
-        Area { off, size, pages: self.pages_of(g, i) }
+    }
+
+    /// Counts the binary search for the area at `start`, and its merges.
+    #[inline]
+    fn count_free<C: Counter>(&self, start: u32, before: bool, behind: bool, costs: &mut C) {
+        let index = self.areas.index(start);
+        let used = self.used();
+        if before || behind {
+            costs.count(|costs| costs.entries_moved += u64::from(used - index - u32::from(behind)));
+            costs.touch(Part::AreaMap, index - u32::from(before), used + 1);
+        }
+        Self::touch_neighbours(index, used, costs);
+        if C::FULL {
+            let (mut low, mut high) = (0, used);
+            loop {
+                let middle = (low + high) / 2;
+                costs.touch(Part::AreaMap, middle, middle + 1);
+                match middle.cmp(&index) {
+                    std::cmp::Ordering::Equal => break,
+                    std::cmp::Ordering::Less => low = middle + 1,
+                    std::cmp::Ordering::Greater => high = middle,
+                }
+            }
+        }
+    }
+
+    /// The entries that merges and the count of pages look at.
+    #[inline]
+    fn touch_neighbours<C: Counter>(index: u32, used: u32, costs: &mut C) {
+        costs.touch(Part::AreaMap, index.saturating_sub(1), (index + 2).min(used) + 1);
     }
 }

@@ -2,9 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::Supply;
+use crate::cost::{Costs, Counting};
 use crate::engine::Engine;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
-use crate::testing::shadow::{check, ops, small_setup};
+use crate::testing::naive::area_array::ArrayEngine;
+use crate::testing::shadow::{check, ops, small_setup, Op};
 
 fn geometry(unit: u64) -> Geometry {
     Geometry::new(Bytes(64), Bytes(2), Bytes(64), Bytes(unit), 1).unwrap()
@@ -26,23 +28,28 @@ impl Bench {
     }
 
     fn alloc(&mut self, size: u32, align: u32) -> Option<(u32, u32)> {
-        self.map.alloc(&self.g, &self.pages, size, align, false).map(|area| (area.off, area.pages))
+        self.serve(Task { size, align, atomic: false })
     }
 
     fn atomic(&mut self, size: u32, align: u32) -> Option<(u32, u32)> {
-        self.map.alloc(&self.g, &self.pages, size, align, true).map(|area| (area.off, area.pages))
+        self.serve(Task { size, align, atomic: true })
+    }
+
+    fn serve(&mut self, task: Task) -> Option<(u32, u32)> {
+        self.map.alloc(&self.g, &self.pages, &task, &mut Off).map(|area| (area.off, area.pages))
     }
 
     fn free(&mut self, off: u32) -> (u32, u32) {
-        let area = self.map.free(&self.g, &self.pages, off);
+        let area = self.map.free(&self.g, &self.pages, off, &mut Off);
         (area.off, area.pages)
     }
 
     /// The map as in the specification, `*` = in use, and free size, contig hint, first free.
     fn shows(&self) -> (String, u32, u32, u32) {
         let entry = |e: &u32| format!("{}{}", e & !IN_USE, if e & IN_USE != 0 { "*" } else { "" });
-        let map: Vec<String> = self.map.map.iter().map(entry).collect();
-        (map.join(" "), self.map.free_size, self.map.contig_hint, self.map.first_free)
+        let (map, [_, first_free, free_size, contig_hint], _) = self.map.state();
+        let map: Vec<String> = map.iter().map(entry).collect();
+        (map.join(" "), free_size, contig_hint, first_free)
     }
 
     #[track_caller]
@@ -87,7 +94,7 @@ fn a_small_head_is_glued_to_the_area_before() {
     assert_eq!(b.alloc(8, 8).map(|found| found.0), Some(8));
     assert_eq!(b.shows().0, "0* 8* 16 128*");
     assert_eq!(b.map.free_size, 112);
-    assert_eq!(b.map.free(&b.g, &b.pages, 0).size, 8);
+    assert_eq!(b.map.free(&b.g, &b.pages, 0, &mut Off).size, 8);
     assert_eq!(b.shows().0, "0 8* 16 128*");
     assert_eq!(b.map.free_size, 120);
 }
@@ -134,8 +141,8 @@ fn room_grows_by_doubling_and_atomic_requests_queue() {
     assert_eq!(map.room(true), Room { queue: true, grow_to: None });
     map.set_queued(true);
     assert!(!map.room(true).queue, "queued once");
-    map.grow(128);
-    map.grow(16);
+    map.grow(128, &mut Off);
+    map.grow(16, &mut Off);
     assert_eq!(map.capacity, 128, "never reduced");
     assert_eq!(map.room(false), Room::default());
 }
@@ -261,4 +268,128 @@ proptest! {
         let setup = small_setup(Generation::AreaMap, 4096, 0, 0, 0);
         prop_assert_eq!(check(Box::new(AreaMapEngine::new(&setup).unwrap()), &ops), Ok(()));
     }
+}
+
+/// Both in every counter, operation by operation, and in the whole state.
+fn same_as_the_array(setup: &Setup, ops: &[Op]) -> Result<(), TestCaseError> {
+    let mut fast = AreaMapEngine::new(setup).unwrap();
+    let mut slow = ArrayEngine::new(setup).unwrap();
+    let mut engines: [&mut dyn Engine; 2] = [&mut fast, &mut slow];
+    for engine in &mut engines {
+        engine.meter_mut().unwrap().set_counting(Counting::Full);
+    }
+    let mut live: Vec<(ChunkId, Bytes)> = Vec::new();
+    for (step, op) in ops.iter().enumerate() {
+        let mut outcomes = Vec::new();
+        for engine in &mut engines {
+            match op {
+                Op::Alloc(request) => outcomes.push(Some(engine.alloc(request))),
+                Op::Free(at) if !live.is_empty() => {
+                    let (chunk, off) = live[at % live.len()];
+                    engine.free(chunk, off, None).unwrap();
+                }
+                Op::Free(_) => {}
+                Op::Balance { always } => {
+                    if *always || engine.balance_pending() {
+                        engine.balance();
+                    }
+                }
+                Op::Supply { kind, left } => {
+                    let supply = left.map_or(Supply::ENDLESS, Supply::of);
+                    match kind {
+                        0 => engine.backend_mut().page_supply = supply,
+                        1 => engine.backend_mut().map_supply = supply,
+                        _ => engine.backend_mut().chunk_supply = supply,
+                    }
+                }
+            }
+        }
+        if let Op::Free(at) = op {
+            if !live.is_empty() {
+                live.swap_remove(at % live.len());
+            }
+        }
+        if let [fast, slow] = outcomes[..] {
+            prop_assert_eq!(fast, slow);
+            if let Some(Outcome::Placed { chunk, off }) = fast {
+                live.push((chunk, off));
+            }
+        }
+        let [fast, slow] = &engines;
+        prop_assert_eq!(fast.costs(), slow.costs(), "step {}: {:?}", step, op);
+        prop_assert_eq!(fast.slots(), slow.slots());
+        prop_assert_eq!(fast.totals(), slow.totals());
+        prop_assert_eq!(fast.balance_pending(), slow.balance_pending());
+        for id in fast.chunk_ids() {
+            let [fast, slow] = [fast, slow].map(|engine| engine.chunk(id).unwrap());
+            prop_assert_eq!(fast.older, slow.older, "step {}", step);
+            prop_assert_eq!(&fast.area_map, &slow.area_map, "step {}", step);
+            prop_assert_eq!((fast.free_bytes, fast.nr_alloc), (slow.free_bytes, slow.nr_alloc));
+            prop_assert_eq!(&fast.populated, &slow.populated, "step {}", step);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn is_the_array(ops in ops(512, 64, 200), head in 0..60u64, reserved in 0..3u64, first in 0..4u64) {
+        same_as_the_array(&small_setup(Generation::AreaMap, 512, head * 2, reserved * 34, first * 66), &ops)?;
+    }
+
+    /// Several groups of positions, and several levels of the sets.
+    #[test]
+    fn is_the_array_in_large_chunks(ops in ops(16384, 64, 600)) {
+        same_as_the_array(&small_setup(Generation::AreaMap, 16384, 0, 0, 0), &ops)?;
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Many small areas, freed at random: nothing but alignment decides.
+    #[test]
+    fn is_the_array_when_full_of_gaps(frees in prop::collection::vec(any::<usize>(), 200), align in 1..5u32) {
+        let request = |size, shift| Op::Alloc(Request::new(Bytes(size), Bytes(1_u64 << shift)));
+        let filling = (0..700).map(|i| request(4 + i % 3 * 2, align));
+        let mixed = frees.iter().flat_map(|at| {
+            [Op::Free(*at), request(2 + *at as u64 % 9, *at as u32 % 6), Op::Free(at / 7), request(6, align)]
+        });
+        let ops: Vec<Op> = filling.chain(mixed).collect();
+        same_as_the_array(&small_setup(Generation::AreaMap, 4096, 0, 0, 0), &ops)?;
+    }
+}
+
+/// Specification 11 section 8, the table, with the work of each step counted by hand.
+#[test]
+fn costs_of_the_table() {
+    let mut b = Bench::new(256, &[]);
+    let cost = |scanned: u64, moved: u64| Costs { entries_scanned: scanned, entries_moved: moved, ..Costs::ZERO };
+    for (size, align, want) in [
+        // The only area is split: the end marker moves.
+        (10, 2, cost(1, 1)),
+        // The second area is scanned from, cut in front and behind: again the end marker.
+        (8, 8, cost(1, 1)),
+        // Two free areas, the first too small, one in use between them.
+        (20, 4, cost(3, 1)),
+    ] {
+        let mut costs = Costs::ZERO;
+        b.map.alloc(&b.g, &b.pages, &Task { size, align, atomic: false }, &mut costs).unwrap();
+        assert_eq!(costs, want);
+    }
+    b.expect("0* 10 16* 24* 44 256*", 218, 256, 1);
+    // Merged with the area behind, with that before, with both: what is behind moves.
+    for (off, want) in [(0, cost(0, 4)), (16, cost(0, 3)), (24, cost(0, 1))] {
+        let mut costs = Costs::ZERO;
+        b.map.free(&b.g, &b.pages, off, &mut costs);
+        assert_eq!(costs, want, "free({off})");
+    }
+    b.expect("0 256*", 256, 256, 0);
+    // The whole map is scanned in vain.
+    let mut costs = Costs::ZERO;
+    assert!(b.map.alloc(&b.g, &b.pages, &Task { size: 258, align: 2, atomic: false }, &mut costs).is_none());
+    assert_eq!(costs, Costs { entries_scanned: 1, chunk_refreshes: 1, ..Costs::ZERO });
 }

@@ -48,6 +48,7 @@ use super::{BootChunks, BootRegion, ChunkView, Engine, Make, Setup, Stats, Total
 use crate::backend::Backend;
 use crate::bitmap;
 use crate::chunk::Role;
+use crate::cost::{counted, Counter, Meter, Part};
 use crate::error::{ConfigError, RequestError, StateError, Violation};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
@@ -116,6 +117,17 @@ impl PageMap {
     }
 }
 
+/// A legal request, after rounding, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Task {
+    /// Its size.
+    pub size: u32,
+    /// Its alignment.
+    pub align: u32,
+    /// Populated pages only, no new chunk, no growth.
+    pub atomic: bool,
+}
+
 /// An area that was taken or given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Area {
@@ -172,14 +184,17 @@ pub trait Space: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// False if the hint already says that `size` bytes do not fit.
     fn may_fit(&self, g: &Geometry, size: u32) -> bool;
 
-    /// Takes an area; with `pop_only` on pages that are populated. May correct hints on failure.
-    fn alloc(&mut self, g: &Geometry, pages: &PageMap, size: u32, align: u32, pop_only: bool) -> Option<Area>;
+    /// Takes an area. May correct hints on failure.
+    fn alloc<C: Counter>(&mut self, g: &Geometry, pages: &PageMap, task: &Task, costs: &mut C) -> Option<Area>;
+
+    /// True if an area could be taken, whatever the hints say.
+    fn has_place(&self, g: &Geometry, pages: &PageMap, task: &Task) -> bool;
 
     /// True if a live area starts at byte `off`; any number may be asked.
     fn is_area_start(&self, g: &Geometry, off: u64) -> bool;
 
     /// Gives back the live area that starts at byte `off`.
-    fn free(&mut self, g: &Geometry, pages: &PageMap, off: u32) -> Area;
+    fn free<C: Counter>(&mut self, g: &Geometry, pages: &PageMap, off: u32, costs: &mut C) -> Area;
 
     /// The live area that contains byte `off`: start and size.
     fn area_at(&self, g: &Geometry, off: u64) -> Option<(Bytes, Bytes)>;
@@ -201,7 +216,7 @@ pub trait Space: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     }
 
     /// Makes room.
-    fn grow(&mut self, _capacity: u32) {}
+    fn grow<C: Counter>(&mut self, _capacity: u32, _costs: &mut C) {}
 
     /// Puts the flag that the chunk waits for the worker to make room.
     fn set_queued(&mut self, _queued: bool) {}
@@ -317,6 +332,7 @@ pub struct Early<S> {
     warn_limit: u32,
     /// Base of the boot area's unit.
     boot_base: u64,
+    meter: Meter,
 }
 
 impl<S: Space> Early<S> {
@@ -342,6 +358,7 @@ impl<S: Space> Early<S> {
             backend: setup.backend.clone(),
             warn_limit: WARN_LIMIT,
             boot_base: 0,
+            meter: Meter::default(),
         };
         if let Some(boot) = &setup.boot {
             early.boot_base = boot.base_addr;
@@ -445,7 +462,17 @@ impl<S: Space> Early<S> {
     }
 
     /// Marks the pages `first..end` populated or not.
-    fn mark_pages(&mut self, id: ChunkId, first: u32, end: u32, populated: bool) {
+    fn mark_pages<C: Counter>(&mut self, id: ChunkId, first: u32, end: u32, populated: bool, costs: &mut C) {
+        costs.enter(id.0);
+        costs.touch(Part::Populated, first, end);
+        if populated {
+            let pages = u64::from(end - first);
+            let mapped = if self.backend.contiguous { 0 } else { pages * self.backend.nr_cpus() };
+            costs.count(|costs| {
+                costs.pages_populated += pages;
+                costs.page_mappings += mapped;
+            });
+        }
         let change = if populated { (end - first) as i32 } else { -((end - first) as i32) };
         let entry = self.existing_mut(id);
         entry.pages.mark(first, end, populated);
@@ -474,14 +501,15 @@ impl<S: Space> Early<S> {
     }
 
     /// Statistics and maps of a free, without what it may schedule.
-    fn release_area(&mut self, id: ChunkId, off: u32) -> Area {
+    fn release_area<C: Counter>(&mut self, id: ChunkId, off: u32, costs: &mut C) -> Area {
+        costs.enter(id.0);
         self.stats.freed();
         self.existing_mut(id).nr_alloc -= 1;
-        self.change(id, |entry, g| entry.space.free(g, &entry.pages, off))
+        self.change(id, |entry, g| entry.space.free(g, &entry.pages, off, costs))
     }
 
-    fn free_live(&mut self, id: ChunkId, off: u32) -> Bytes {
-        let area = self.release_area(id, off);
+    fn free_live<C: Counter>(&mut self, id: ChunkId, off: u32, costs: &mut C) -> Bytes {
+        let area = self.release_area(id, off, costs);
         if !id.is_reserved() {
             self.nr_empty_pop_pages += area.pages as i32;
         }
@@ -493,15 +521,16 @@ impl<S: Space> Early<S> {
     }
 
     /// Makes a chunk with address space from the backend. It is on no list yet.
-    fn create_chunk(&mut self) -> Option<ChunkId> {
+    fn create_chunk<C: Counter>(&mut self, costs: &mut C) -> Option<ChunkId> {
         let id = ChunkId(self.chunks.len() as u32);
         let pages = self.geometry.unit_pages().0;
         let base = self.backend.create(id, pages)?;
         self.by_base.insert(base, id);
         self.chunks.push(Some(Box::new(Entry::dynamic(&self.geometry, base))));
         if self.backend.contiguous {
-            self.mark_pages(id, 0, pages, true);
+            self.mark_pages(id, 0, pages, true, costs);
         }
+        costs.count(|costs| costs.chunks_created += 1);
         self.stats.chunk_created();
         Some(id)
     }
@@ -542,12 +571,12 @@ impl<S: Space> Engine for Early<S> {
     }
 
     fn alloc(&mut self, request: &Request) -> Outcome {
-        Early::alloc(self, request)
+        counted!(self.meter, costs => self.request(request, costs))
     }
 
     fn free(&mut self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<Bytes, RequestError> {
         let off = self.live_area(chunk, off)?;
-        Ok(self.free_live(chunk, off))
+        Ok(counted!(self.meter, costs => self.free_live(chunk, off, costs)))
     }
 
     fn check_free(&self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<(), RequestError> {
@@ -559,7 +588,7 @@ impl<S: Space> Engine for Early<S> {
     }
 
     fn balance(&mut self) {
-        Early::balance(self);
+        counted!(self.meter, costs => self.run_worker(costs));
     }
 
     fn enable_async(&mut self) {
@@ -663,6 +692,14 @@ impl<S: Space> Engine for Early<S> {
 
     fn verify(&self) -> Result<(), Violation> {
         Early::verify(self)
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        Some(&self.meter)
+    }
+
+    fn meter_mut(&mut self) -> Option<&mut Meter> {
+        Some(&mut self.meter)
     }
 
     fn boxed_clone(&self) -> Box<dyn Engine> {

@@ -2,23 +2,15 @@
 //!
 //! Source: specification 20 sections 3 to 7.
 
-use super::{Area, Early, Space, EMPTY_LOW};
+use super::{Area, Early, Space, Task, EMPTY_LOW};
 use crate::bitmap;
+use crate::cost::{Counter, Part};
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::units::Bytes;
 
-/// A legal request, after rounding, in bytes.
-#[derive(Clone, Copy)]
-struct Task {
-    size: u32,
-    align: u32,
-    /// Populated pages only, no new chunk, no growth.
-    atomic: bool,
-}
-
 impl<S: Space> Early<S> {
     /// Serves a request. That it wants no warning has no effect before 4.14.
-    pub fn alloc(&mut self, request: &Request) -> Outcome {
+    pub(super) fn request<C: Counter>(&mut self, request: &Request, costs: &mut C) -> Outcome {
         let g = &self.geometry;
         let granule = g.min_alloc_size();
         // The kernel's arithmetic wraps near the top of the address range.
@@ -31,15 +23,16 @@ impl<S: Space> Early<S> {
         }
         // Kernel: atomic unless every flag of an ordinary kernel request is present (to 5.13).
         let task = Task { size: size.0 as u32, align: align.0 as u32, atomic: request.sleep != Sleep::Full };
-        match self.serve(&task, request.reserved) {
+        match self.serve(&task, request.reserved, costs) {
             Ok((chunk, off)) => Outcome::Placed { chunk, off: Bytes(u64::from(off)) },
             Err(reason) => self.fail(&task, reason),
         }
     }
 
     /// Takes an area and populates the pages under it.
-    fn serve(&mut self, task: &Task, reserved: bool) -> Result<(ChunkId, u32), Reason> {
-        let (id, area) = if reserved && self.reserved.is_some() { self.take_reserved(task)? } else { self.take(task)? };
+    fn serve<C: Counter>(&mut self, task: &Task, reserved: bool, costs: &mut C) -> Result<(ChunkId, u32), Reason> {
+        let reserved = reserved && self.reserved.is_some();
+        let (id, area) = if reserved { self.take_reserved(task, costs)? } else { self.take(task, costs)? };
         self.stats.allocated(Bytes(u64::from(task.size)));
         let entry = self.existing_mut(id);
         entry.nr_alloc += 1;
@@ -50,7 +43,7 @@ impl<S: Space> Early<S> {
         if task.atomic {
             self.report_unpopulated(id, first, end);
         } else {
-            self.populate_area(id, area.off, first, end)?;
+            self.populate_area(id, area.off, first, end, costs)?;
         }
         if !id.is_reserved() {
             self.nr_empty_pop_pages -= area.pages as i32;
@@ -58,19 +51,29 @@ impl<S: Space> Early<S> {
         if self.nr_empty_pop_pages < EMPTY_LOW {
             self.schedule_balance();
         }
+        let cleared = u64::from(task.size) * self.backend.nr_cpus();
+        costs.count(|costs| costs.cleared_bytes += cleared);
         Ok((id, area.off))
     }
 
     /// Populates what is unpopulated of the pages `first..end`, or gives the area back; what was
     /// populated before the failing range stays so.
-    fn populate_area(&mut self, id: ChunkId, off: u32, first: u32, end: u32) -> Result<(), Reason> {
+    fn populate_area<C: Counter>(
+        &mut self,
+        id: ChunkId,
+        off: u32,
+        first: u32,
+        end: u32,
+        costs: &mut C,
+    ) -> Result<(), Reason> {
+        costs.search(Part::Populated, first, end);
         let mut page = first;
         while let Some((from, to)) = self.existing(id).pages.unpopulated_range(page, end) {
             if !self.backend.populate(id, from, to) {
-                self.release_area(id, off);
+                self.release_area(id, off, costs);
                 return Err(Reason::NoPage);
             }
-            self.mark_pages(id, from, to, true);
+            self.mark_pages(id, from, to, true, costs);
             page = to;
         }
         Ok(())
@@ -90,37 +93,55 @@ impl<S: Space> Early<S> {
     }
 
     /// Takes an area in the reserved chunk.
-    fn take_reserved(&mut self, task: &Task) -> Result<(ChunkId, Area), Reason> {
+    fn take_reserved<C: Counter>(&mut self, task: &Task, costs: &mut C) -> Result<(ChunkId, Area), Reason> {
         let id = ChunkId::RESERVED;
+        self.visit(id, costs);
         if !self.existing(id).space.may_fit(&self.geometry, task.size) {
+            self.reject(id, task, costs);
             return Err(Reason::ReservedFull);
         }
         while let Some(capacity) = self.room_needed(id, task.atomic) {
-            if task.atomic || !self.grow(id, capacity) {
+            if task.atomic || !self.grow(id, capacity, costs) {
+                self.reject(id, task, costs);
                 return Err(Reason::ReservedMap);
             }
         }
-        let area = self.take_area(id, task).ok_or(Reason::ReservedFull)?;
+        let area = self.take_area(id, task, costs).ok_or(Reason::ReservedFull)?;
         Ok((id, area))
     }
 
+    /// A request looks at a chunk.
+    fn visit<C: Counter>(&mut self, id: ChunkId, costs: &mut C) {
+        costs.enter(id.0);
+        costs.count(|costs| costs.chunks_visited += 1);
+    }
+
+    /// A request leaves a chunk without success.
+    fn reject<C: Counter>(&mut self, id: ChunkId, task: &Task, costs: &mut C) {
+        if C::FULL {
+            let entry = self.existing(id);
+            let fits = entry.space.has_place(&self.geometry, &entry.pages, task);
+            costs.count(|costs| costs.chunks_rejected_with_fit += u64::from(fits));
+        }
+    }
+
     /// Walks the lists until an area is taken, making chunks as needed.
-    fn take(&mut self, task: &Task) -> Result<(ChunkId, Area), Reason> {
+    fn take<C: Counter>(&mut self, task: &Task, costs: &mut C) -> Result<(ChunkId, Area), Reason> {
         loop {
-            if let Some(found) = self.search(task)? {
+            if let Some(found) = self.search(task, costs)? {
                 return Ok(found);
             }
             if task.atomic {
                 return Err(Reason::NoSpace);
             }
             // A fully free chunk fits every legal request, so that there is none now.
-            let id = self.create_chunk().ok_or(Reason::NoChunk)?;
+            let id = self.create_chunk(costs).ok_or(Reason::NoChunk)?;
             self.relocate(id, None);
         }
     }
 
     /// Walks the lists, from the beginning again after a chunk has got more room for records.
-    fn search(&mut self, task: &Task) -> Result<Option<(ChunkId, Area)>, Reason> {
+    fn search<C: Counter>(&mut self, task: &Task, costs: &mut C) -> Result<Option<(ChunkId, Area)>, Reason> {
         'restart: loop {
             let mut from = self.size_to_slot(Bytes(u64::from(task.size)));
             while let Some(slot) = self.slots.occupied_from(from) {
@@ -129,19 +150,23 @@ impl<S: Space> Early<S> {
                     // A chunk that fails can move to a lower list; the walk goes on with the chunk
                     // that followed it before.
                     next = self.slots.next(id);
+                    self.visit(id, costs);
                     if !self.existing(id).space.may_fit(&self.geometry, task.size) {
+                        self.reject(id, task, costs);
                         continue;
                     }
                     if let Some(capacity) = self.room_needed(id, task.atomic) {
                         if task.atomic {
+                            self.reject(id, task, costs);
                             continue;
                         }
-                        if !self.grow(id, capacity) {
+                        if !self.grow(id, capacity, costs) {
+                            self.reject(id, task, costs);
                             return Err(Reason::MapExtend);
                         }
                         continue 'restart;
                     }
-                    if let Some(area) = self.take_area(id, task) {
+                    if let Some(area) = self.take_area(id, task, costs) {
                         return Ok(Some((id, area)));
                     }
                 }
@@ -151,8 +176,12 @@ impl<S: Space> Early<S> {
         }
     }
 
-    fn take_area(&mut self, id: ChunkId, task: &Task) -> Option<Area> {
-        self.change(id, |entry, g| entry.space.alloc(g, &entry.pages, task.size, task.align, task.atomic))
+    fn take_area<C: Counter>(&mut self, id: ChunkId, task: &Task, costs: &mut C) -> Option<Area> {
+        let area = self.change(id, |entry, g| entry.space.alloc(g, &entry.pages, task, costs));
+        if area.is_none() {
+            self.reject(id, task, costs);
+        }
+        area
     }
 
     /// The capacity that a chunk's records need before another area; may queue the chunk for
@@ -168,14 +197,14 @@ impl<S: Space> Early<S> {
     }
 
     /// Makes room for a chunk's records; false before late boot, when there is no memory for them.
-    pub(super) fn grow(&mut self, id: ChunkId, capacity: u32) -> bool {
+    pub(super) fn grow<C: Counter>(&mut self, id: ChunkId, capacity: u32, costs: &mut C) -> bool {
         if !self.async_enabled {
             if !std::mem::replace(&mut self.warned_early, true) {
                 self.log(4, || "WARNING (once)".into());
             }
             return false;
         }
-        self.existing_mut(id).space.grow(capacity);
+        self.existing_mut(id).space.grow(capacity, costs);
         true
     }
 

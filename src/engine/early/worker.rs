@@ -7,28 +7,30 @@
 //! Source: specification 21 section 3.
 
 use super::{Early, Space, EMPTY_HIGH};
+use crate::cost::{Counter, Part};
 use crate::request::ChunkId;
 
 impl<S: Space> Early<S> {
     /// Runs the worker once.
-    pub fn balance(&mut self) {
+    pub(super) fn run_worker<C: Counter>(&mut self, costs: &mut C) {
         self.balance_pending = false;
-        self.free_surplus();
+        self.free_surplus(costs);
         while let Some(id) = self.growth.pop_front() {
+            costs.enter(id.0);
             self.existing_mut(id).space.set_queued(false);
             if let Some(capacity) = self.existing(id).space.room(false).grow_to {
-                self.grow(id, capacity);
+                self.grow(id, capacity, costs);
             }
         }
         // What is wanted is computed anew after every chunk that was made.
-        while self.populate_ready() > 0 {
-            let Some(id) = self.create_chunk() else { return };
+        while self.populate_ready(costs) > 0 {
+            let Some(id) = self.create_chunk(costs) else { return };
             self.relocate(id, None);
         }
     }
 
     /// Destroys every fully free chunk but the head of its list, last first.
-    fn free_surplus(&mut self) {
+    fn free_surplus<C: Counter>(&mut self, costs: &mut C) {
         let mut surplus: Vec<ChunkId> = self.slots.iter(self.numbers.free).skip(1).collect();
         for id in &surplus {
             self.slots.remove(*id);
@@ -36,9 +38,11 @@ impl<S: Space> Early<S> {
         }
         surplus.reverse();
         for id in surplus {
+            costs.enter(id.0);
+            costs.search(Part::Populated, 0, self.existing(id).pages.nr_pages());
             while let Some((first, end)) = self.existing(id).pages.populated_range(0) {
                 self.backend.depopulate(id, first, end);
-                self.mark_pages(id, first, end, false);
+                self.mark_pages(id, first, end, false, costs);
             }
             self.destroy_chunk(id);
         }
@@ -46,7 +50,7 @@ impl<S: Space> Early<S> {
 
     /// Populates pages in the fullest chunks that have room for one, one chunk a list, and returns
     /// how many pages are still wanted; 0 after a failure.
-    fn populate_ready(&mut self) -> u32 {
+    fn populate_ready<C: Counter>(&mut self, costs: &mut C) -> u32 {
         let want = if std::mem::take(&mut self.atomic_failed) {
             EMPTY_HIGH
         } else {
@@ -62,12 +66,14 @@ impl<S: Space> Early<S> {
             };
             let Some(id) = self.slots.iter(slot).find(has_room) else { continue };
             let pages = self.existing(id).pages.nr_pages();
+            costs.enter(id.0);
+            costs.search(Part::Populated, 0, pages);
             while let Some((first, end)) = self.existing(id).pages.unpopulated_range(0, pages).filter(|_| want > 0) {
                 let end = end.min(first + want);
                 if !self.backend.populate(id, first, end) {
                     return 0;
                 }
-                self.mark_pages(id, first, end, true);
+                self.mark_pages(id, first, end, true, costs);
                 want -= end - first;
             }
         }

@@ -58,12 +58,13 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::early::{Area, Early, Entry, PageMap, Space};
+use super::early::{Area, Early, Entry, PageMap, Space, Task};
 use super::saved::Fields;
 use super::{BootRegion, ChunkView, Older, Setup};
 use crate::bitmap;
 use crate::block::Block;
 use crate::chunk::Role;
+use crate::cost::{Counter, Off, Part};
 use crate::error::{ConfigError, StateError, Violation};
 use crate::geometry::Geometry;
 use crate::units::{Bits, Bytes, Pages};
@@ -112,6 +113,12 @@ impl BitSpace {
             nr_empty_pop_pages: 0,
             hidden: 0,
         }
+    }
+
+    /// Size and alignment of a request in bits.
+    fn in_bits(g: &Geometry, task: &Task) -> (u32, u32) {
+        let bits = |bytes: u32| g.bytes_to_bits(Bytes(u64::from(bytes))).0;
+        (bits(task.size), bits(task.align))
     }
 
     /// The end of the live area that starts at bit `start`.
@@ -181,7 +188,7 @@ impl Space for BitSpace {
             bitmap::set(&mut space.bound_map, hidden);
             let mut populated = vec![0; bitmap::words_for(pages.0)];
             bitmap::set_range(&mut populated, 0, pages.0);
-            space.update_hints_alloc(g, &populated, 0, hidden);
+            space.update_hints_alloc(g, &populated, 0, hidden, &mut Off);
         }
         space
     }
@@ -203,13 +210,25 @@ impl Space for BitSpace {
         g.bytes_to_bits(Bytes(u64::from(size))).0 as i32 <= self.contig_hint
     }
 
-    fn alloc(&mut self, g: &Geometry, pages: &PageMap, size: u32, align: u32, pop_only: bool) -> Option<Area> {
-        let bits = g.bytes_to_bits(Bytes(u64::from(size))).0;
-        let align = g.bytes_to_bits(Bytes(u64::from(align))).0;
-        let start = self.find_block_fit(g, bits, align, pop_only.then_some(pages))?;
-        let off = self.find_area(g, bits, align, start)?;
-        self.place(g, pages.words(), off, bits);
+    fn alloc<C: Counter>(&mut self, g: &Geometry, pages: &PageMap, task: &Task, costs: &mut C) -> Option<Area> {
+        let (bits, align) = Self::in_bits(g, task);
+        let start = self.find_block_fit(g, bits, align, task.atomic.then_some(pages), costs)?;
+        let off = self.find_area(g, bits, align, start, costs)?;
+        self.place(g, pages.words(), off, bits, costs);
         Some(self.area(g, off, off + bits))
+    }
+
+    fn has_place(&self, g: &Geometry, pages: &PageMap, task: &Task) -> bool {
+        let (bits, align) = Self::in_bits(g, task);
+        let page = g.page_bits();
+        let populated = |off: u32| {
+            let end = (off + bits).div_ceil(page);
+            bitmap::next_zero(pages.words(), end, off / page) >= end
+        };
+        bitmap::clear_runs(&self.alloc_map, 0, self.nr_bits).any(|(start, end)| {
+            let places = (start.next_multiple_of(align)..end).step_by(align as usize);
+            places.take_while(|off| off + bits <= end).any(|off| !task.atomic || populated(off))
+        })
     }
 
     fn is_area_start(&self, g: &Geometry, off: u64) -> bool {
@@ -221,10 +240,11 @@ impl Space for BitSpace {
             && bitmap::test(&self.bound_map, bit as u32)
     }
 
-    fn free(&mut self, g: &Geometry, pages: &PageMap, off: u32) -> Area {
+    fn free<C: Counter>(&mut self, g: &Geometry, pages: &PageMap, off: u32, costs: &mut C) -> Area {
         let start = g.bytes_to_bits(Bytes(u64::from(off))).0;
         let end = self.area_end(start);
-        self.release(g, pages.words(), start, end - start);
+        costs.search(Part::BoundMap, start + 1, (end + 1).min(self.nr_bits));
+        self.release(g, pages.words(), start, end - start, costs);
         self.area(g, start, end)
     }
 

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::BackendEvent;
+use crate::cost::Costs;
 use crate::engine::Engine;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::testing::shadow::{check, ops, small_setup};
@@ -27,15 +28,20 @@ impl Bench {
 
     /// Takes `bits` at `align` bits; the bit.
     fn alloc(&mut self, bits: u32, align: u32) -> Option<u32> {
-        self.space.alloc(&self.g, &self.pages, bits * 4, align * 4, false).map(|area| area.off / 4)
+        self.serve(bits, align, false, &mut Off)
     }
 
     fn atomic(&mut self, bits: u32, align: u32) -> Option<u32> {
-        self.space.alloc(&self.g, &self.pages, bits * 4, align * 4, true).map(|area| area.off / 4)
+        self.serve(bits, align, true, &mut Off)
+    }
+
+    fn serve<C: Counter>(&mut self, bits: u32, align: u32, atomic: bool, costs: &mut C) -> Option<u32> {
+        let task = Task { size: bits * 4, align: align * 4, atomic };
+        self.space.alloc(&self.g, &self.pages, &task, costs).map(|area| area.off / 4)
     }
 
     fn free(&mut self, bit: u32) -> u32 {
-        self.space.free(&self.g, &self.pages, bit * 4).size / 4
+        self.space.free(&self.g, &self.pages, bit * 4, &mut Off).size / 4
     }
 
     /// Contig hint, its start, left, right, first free of block `i`.
@@ -200,4 +206,29 @@ proptest! {
         let setup = small_setup(Generation::RfcV1, 512, head, reserved, first);
         prop_assert_eq!(check(Box::new(RfcV1::new(&setup).unwrap()), &ops), Ok(()));
     }
+}
+
+/// Two blocks of 16 bits; every map is one word.
+#[test]
+fn costs_counted_by_hand() {
+    let mut b = Bench::new(2, &[]);
+    let mut costs = Costs::ZERO;
+    // Both blocks are looked at to join their runs. The first block is full then: nothing is left to read there. The
+    // second: first_free, refresh. The chunk: both blocks and the page map, then the way to the new first_free_block.
+    assert_eq!(b.serve(20, 1, false, &mut costs), Some(0));
+    let refreshes = Costs { block_refreshes: 2, chunk_refreshes: 1, hints_broken: 3, ..Costs::ZERO };
+    assert_eq!(costs, Costs { words_read: 1 + 2 + 1, blocks_visited: 2 + 2 + 2, ..refreshes });
+    // The area's end; both ends of the run are known from hints; the chunk again.
+    let mut costs = Costs::ZERO;
+    b.space.free(&b.g, &b.pages, 0, &mut costs);
+    assert_eq!(costs, Costs { words_read: 1 + 1, blocks_visited: 2, chunk_refreshes: 1, ..Costs::ZERO });
+    // Refused by the hint of the chunk.
+    let mut costs = Costs::ZERO;
+    assert_eq!(b.serve(33, 1, false, &mut costs), None);
+    assert_eq!(costs, Costs::ZERO);
+    // The second block has its first free bit in front: the search begins there, and the first one is passed.
+    assert_eq!(b.serve(14, 1, false, &mut costs), Some(0));
+    costs = Costs::ZERO;
+    assert_eq!(b.serve(4, 4, false, &mut costs), Some(16));
+    assert_eq!(costs.hints_broken, 2, "of the block and of the chunk");
 }

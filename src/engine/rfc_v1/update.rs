@@ -5,6 +5,7 @@
 use super::BitSpace;
 use crate::bitmap;
 use crate::block::Block;
+use crate::cost::{Counter, Part};
 use crate::geometry::Geometry;
 
 /// Offers a free run to a contig hint: the first of equal runs stays.
@@ -20,34 +21,41 @@ fn offer_block(block: &mut Block, start: i32, len: i32) {
 
 impl BitSpace {
     /// Takes the area of `bits` bits at `off`, which is clear.
-    pub(super) fn place(&mut self, g: &Geometry, populated: &[u64], off: u32, bits: u32) {
+    pub(super) fn place<C: Counter>(&mut self, g: &Geometry, populated: &[u64], off: u32, bits: u32, costs: &mut C) {
+        costs.touch(Part::AllocMap, off, off + bits);
+        costs.touch(Part::BoundMap, off, off + bits + 1);
         bitmap::set_range(&mut self.alloc_map, off, off + bits);
         bitmap::set(&mut self.bound_map, off);
         bitmap::clear_range(&mut self.bound_map, off + 1, off + bits);
         bitmap::set(&mut self.bound_map, off + bits);
         self.free_bits -= bits;
-        self.update_hints_alloc(g, populated, off, bits);
+        self.update_hints_alloc(g, populated, off, bits, costs);
         // After the refresh, which still sees the old value.
-        let behind = &self.blocks[self.first_free_block as usize..];
+        let from = self.first_free_block;
+        let behind = &self.blocks[from as usize..];
         self.first_free_block += behind.iter().take_while(|block| block.contig_hint == 0).count() as u32;
+        costs.walk_blocks(from, (self.first_free_block + 1).min(self.blocks.len() as u32));
     }
 
     /// Gives back the area of `bits` bits at `off`.
-    pub(super) fn release(&mut self, g: &Geometry, populated: &[u64], off: u32, bits: u32) {
+    pub(super) fn release<C: Counter>(&mut self, g: &Geometry, populated: &[u64], off: u32, bits: u32, costs: &mut C) {
+        costs.touch(Part::AllocMap, off, off + bits);
         bitmap::clear_range(&mut self.alloc_map, off, off + bits);
         self.free_bits += bits;
         let index = off >> g.block_bits_shift();
         let block = &mut self.blocks[index as usize];
         block.first_free = block.first_free.min((off & (g.block_bits() - 1)) as i32);
         self.first_free_block = self.first_free_block.min(index);
-        self.update_hints_free(g, populated, off, bits);
+        self.update_hints_free(g, populated, off, bits, costs);
     }
 
     /// Recomputes the hints of block `index` from the map; the start of a hint of length 0 stays.
-    fn refresh_block(&mut self, g: &Geometry, index: usize) {
+    fn refresh_block<C: Counter>(&mut self, g: &Geometry, index: usize, costs: &mut C) {
         let bits = g.block_bits();
         let base = index as u32 * bits;
         let block = &mut self.blocks[index];
+        costs.count(|costs| costs.block_refreshes += 1);
+        costs.search(Part::AllocMap, base + block.first_free as u32, base + bits);
         (block.contig_hint, block.left_free, block.right_free) = (0, 0, 0);
         for (start, end) in bitmap::clear_runs(&self.alloc_map, base + block.first_free as u32, base + bits) {
             let (start, len) = ((start - base) as i32, (end - start) as i32);
@@ -62,7 +70,11 @@ impl BitSpace {
     }
 
     /// Recomputes the chunk-wide hint and the count of empty pages from the blocks.
-    fn refresh_chunk(&mut self, g: &Geometry, populated: &[u64]) {
+    fn refresh_chunk<C: Counter>(&mut self, g: &Geometry, populated: &[u64], costs: &mut C) {
+        let nr_blocks = self.blocks.len() as u32;
+        costs.count(|costs| costs.chunk_refreshes += 1);
+        costs.walk_blocks(self.first_free_block, nr_blocks);
+        costs.search(Part::Populated, self.first_free_block, nr_blocks);
         let size = g.block_bits() as i32;
         let (mut hint, mut hint_start) = (0, self.contig_hint_start);
         let (mut run, mut off) = (0, 0);
@@ -87,18 +99,29 @@ impl BitSpace {
     }
 
     /// Keeps the hints after `[off, off + len)` was allocated; the map is already set.
-    pub(super) fn update_hints_alloc(&mut self, g: &Geometry, populated: &[u64], off: u32, len: u32) {
+    pub(super) fn update_hints_alloc<C: Counter>(
+        &mut self,
+        g: &Geometry,
+        populated: &[u64],
+        off: u32,
+        len: u32,
+        costs: &mut C,
+    ) {
         let (bits, shift) = (g.block_bits(), g.block_bits_shift());
         let (first, last) = ((off >> shift) as usize, ((off + len - 1) >> shift) as usize);
         let base = first as u32 * bits;
         let start = off - base;
+        costs.touch(Part::Blocks, first as u32, last as u32 + 1);
         let block = &mut self.blocks[first];
         if start as i32 == block.first_free {
-            block.first_free = (bitmap::next_zero(&self.alloc_map, base + bits, off + len) - base) as i32;
+            let clear = bitmap::next_zero(&self.alloc_map, base + bits, off + len);
+            costs.search(Part::AllocMap, off + len, (clear + 1).min(base + bits));
+            block.first_free = (clear - base) as i32;
         }
         let contig = block.contig_hint_start..block.contig_hint_start + block.contig_hint;
         if contig.contains(&(start as i32)) {
-            self.refresh_block(g, first);
+            costs.count(|costs| costs.hints_broken += 1);
+            self.refresh_block(g, first, costs);
         } else {
             block.left_free = block.left_free.min(start as i32);
             let right = if first == last { (bits - start - len) as i32 } else { 0 };
@@ -106,9 +129,13 @@ impl BitSpace {
         }
         if first != last {
             let base = last as u32 * bits;
-            let first_free = bitmap::next_zero(&self.alloc_map, base + bits, off + len) - base;
-            self.blocks[last].first_free = first_free as i32;
-            self.refresh_block(g, last);
+            let clear = bitmap::next_zero(&self.alloc_map, base + bits, off + len);
+            costs.search(Part::AllocMap, off + len, (clear + 1).min(base + bits));
+            let block = &mut self.blocks[last];
+            block.first_free = (clear - base) as i32;
+            let reached = block.contig_hint > 0 && base as i32 + block.contig_hint_start < (off + len) as i32;
+            costs.count(|costs| costs.hints_broken += u64::from(reached));
+            self.refresh_block(g, last, costs);
             for block in &mut self.blocks[first + 1..last] {
                 (block.contig_hint, block.left_free, block.right_free) = (0, 0, 0);
             }
@@ -116,12 +143,13 @@ impl BitSpace {
         // Kernel: only an area that starts inside the chunk-wide run makes it be computed anew.
         let contig = self.contig_hint_start..self.contig_hint_start + self.contig_hint;
         if contig.contains(&(off as i32)) {
-            self.refresh_chunk(g, populated);
+            costs.count(|costs| costs.hints_broken += 1);
+            self.refresh_chunk(g, populated, costs);
         }
     }
 
     /// Keeps the hints after `[off, off + len)` was freed; the map is already clear.
-    fn update_hints_free(&mut self, g: &Geometry, populated: &[u64], off: u32, len: u32) {
+    fn update_hints_free<C: Counter>(&mut self, g: &Geometry, populated: &[u64], off: u32, len: u32, costs: &mut C) {
         let (bits, shift) = (g.block_bits(), g.block_bits_shift());
         let size = bits as i32;
         let (first, last) = ((off >> shift) as usize, ((off + len - 1) >> shift) as usize);
@@ -129,16 +157,21 @@ impl BitSpace {
 
         // The freed area joined with its free neighbours inside the first and the last block.
         let block = &self.blocks[first];
+        costs.touch(Part::Blocks, first as u32, last as u32 + 1);
         let start = if (off - first_base) as i32 == block.contig_hint + block.contig_hint_start {
             block.contig_hint_start
         } else {
-            bitmap::last_set(&self.alloc_map, first_base, off).map_or(0, |bit| (bit + 1 - first_base) as i32)
+            let used = bitmap::last_set(&self.alloc_map, first_base, off);
+            costs.search(Part::AllocMap, used.unwrap_or(first_base), off);
+            used.map_or(0, |bit| (bit + 1 - first_base) as i32)
         };
         let block = &self.blocks[last];
         let end = if (off + len - last_base) as i32 == block.contig_hint_start {
             block.contig_hint_start + block.contig_hint
         } else {
-            (bitmap::next_set(&self.alloc_map, last_base + bits, off + len) - last_base) as i32
+            let used = bitmap::next_set(&self.alloc_map, last_base + bits, off + len);
+            costs.search(Part::AllocMap, off + len, (used + 1).min(last_base + bits));
+            (used - last_base) as i32
         };
 
         let free_blocks = if first == last {
@@ -171,7 +204,7 @@ impl BitSpace {
 
         let block = &self.blocks[first];
         if first != last || (start == 0 && end == size) {
-            self.refresh_chunk(g, populated);
+            self.refresh_chunk(g, populated, costs);
         } else if block.contig_hint > self.contig_hint {
             self.contig_hint = block.contig_hint;
             self.contig_hint_start = first_base as i32 + block.contig_hint_start;

@@ -12,6 +12,8 @@
 //! (`examples/golden.rs --naive`). In free geometry, where none exists, it is the rules of the
 //! specification with the changed constants plus the extension in `docs/free-geometry.md`.
 //!
+//! [`area_array`] is the same for the area map.
+//!
 //! # Units
 //!
 //! Sizes in bytes at the borders, bits and pages inside, all `i64`.
@@ -24,6 +26,7 @@
 //!
 //! Specification 10, 20, 21, 22; 33 section 3.
 
+pub mod area_array;
 mod chunk;
 mod compare;
 mod hints;

@@ -1,0 +1,162 @@
+//! A set of small numbers: a bitmap with bitmaps above it.
+//!
+//! # Design
+//!
+//! Level 0 has a bit for each number; every level above has a bit for each word of the one below, set
+//! if that word is not 0. The top level is one word.
+//!
+//! ```text
+//! level 2                         0001
+//! level 1         ...0000         0101
+//! level 0         0000 0000       0110 0000 0001 0000
+//! ```
+//!
+//! # Units
+//!
+//! Positions, plain `u32`.
+//!
+//! # Cost
+//!
+//! A step a level for each operation, three levels for 2^18 numbers. 65 bits for 64 numbers.
+
+/// Numbers a word holds, as a shift.
+const SHIFT: u32 = 6;
+const MASK: u32 = (1 << SHIFT) - 1;
+
+/// A set of numbers below a limit.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    levels: Vec<Box<[u64]>>,
+}
+
+impl Tree {
+    /// An empty set of numbers below `limit`.
+    pub fn new(limit: u32) -> Self {
+        let mut levels = Vec::new();
+        let mut words = (limit as usize).div_ceil(64).max(1);
+        loop {
+            levels.push(vec![0; words].into_boxed_slice());
+            if words == 1 {
+                return Self { levels };
+            }
+            words = words.div_ceil(64);
+        }
+    }
+
+    /// The words of level 0.
+    #[inline]
+    pub fn words(&self) -> &[u64] {
+        &self.levels[0]
+    }
+
+    #[inline]
+    pub fn contains(&self, at: u32) -> bool {
+        self.levels[0].get((at >> SHIFT) as usize).is_some_and(|word| word >> (at & MASK) & 1 != 0)
+    }
+
+    #[inline]
+    pub fn insert(&mut self, mut at: u32) {
+        for level in &mut self.levels {
+            let word = &mut level[(at >> SHIFT) as usize];
+            let old = *word;
+            *word |= 1 << (at & MASK);
+            if old != 0 {
+                return;
+            }
+            at >>= SHIFT;
+        }
+    }
+
+    #[inline]
+    pub fn remove(&mut self, mut at: u32) {
+        for level in &mut self.levels {
+            let word = &mut level[(at >> SHIFT) as usize];
+            *word &= !(1 << (at & MASK));
+            if *word != 0 {
+                return;
+            }
+            at >>= SHIFT;
+        }
+    }
+
+    /// The lowest member at or above `from`.
+    #[inline]
+    pub fn next(&self, from: u32) -> Option<u32> {
+        let mut at = from;
+        for (height, level) in self.levels.iter().enumerate() {
+            let word = level.get((at >> SHIFT) as usize)? & (u64::MAX << (at & MASK));
+            if word != 0 {
+                return Some(self.lowest_below(height, (at & !MASK) + word.trailing_zeros()));
+            }
+            at = (at >> SHIFT) + 1;
+        }
+        None
+    }
+
+    /// The lowest number below bit `at` of level `height`.
+    #[inline]
+    fn lowest_below(&self, height: usize, mut at: u32) -> u32 {
+        for level in self.levels[..height].iter().rev() {
+            at = (at << SHIFT) + level[at as usize].trailing_zeros();
+        }
+        at
+    }
+
+    /// The highest member below `end`.
+    #[inline]
+    pub fn last_before(&self, end: u32) -> Option<u32> {
+        let mut end = end;
+        for (height, level) in self.levels.iter().enumerate() {
+            if end & MASK != 0 {
+                let word = level[(end >> SHIFT) as usize] & !(u64::MAX << (end & MASK));
+                if word != 0 {
+                    return Some(self.highest_below(height, (end & !MASK) + 63 - word.leading_zeros()));
+                }
+            }
+            end >>= SHIFT;
+        }
+        None
+    }
+
+    #[inline]
+    fn highest_below(&self, height: usize, mut at: u32) -> u32 {
+        for level in self.levels[..height].iter().rev() {
+            at = (at << SHIFT) + 63 - level[at as usize].leading_zeros();
+        }
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn is_a_sorted_set(
+            limit in prop_oneof![1u32..300, 4000u32..300_000], ops in prop::collection::vec((any::<u32>(), 0..3u8), 1..300),
+        ) {
+            let (mut tree, mut set) = (Tree::new(limit), BTreeSet::new());
+            for (number, what) in ops {
+                // Often near a border of words.
+                let at = if number % 3 == 0 { number / 64 * 64 % limit } else { number % limit };
+                if what == 0 {
+                    tree.remove(at);
+                    set.remove(&at);
+                } else {
+                    tree.insert(at);
+                    set.insert(at);
+                }
+                for at in [at, at.saturating_sub(1), (at + 1).min(limit), number % limit] {
+                    prop_assert_eq!(tree.contains(at), set.contains(&at));
+                    prop_assert_eq!(tree.next(at), set.range(at..).next().copied());
+                    prop_assert_eq!(tree.last_before(at), set.range(..at).next_back().copied());
+                }
+            }
+        }
+    }
+}
