@@ -14,4 +14,5 @@ pub mod random;
 pub mod recordings;
 #[cfg(test)]
 pub mod shadow;
+pub mod surfaces;
 pub mod tables;

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Lines of different CPUs are flushed apart, so this is the one format whose events are put
-//! into order by time; events of one CPU, and ties, keep the order of the file.
+//! into order by time; events of one CPU, and ties, keep the order of the file. A window bounds how
+//! many rows are held back for that, where a file is read in blocks.
 //!
 //! # Units
 //!
@@ -26,17 +27,21 @@
 use super::builder::{flags, Row, TraceBuilder};
 use super::ftrace::{digits, hex_digits};
 use super::input::{Limits, LineReader};
-use super::{Clock, Kind, Trace, NO_CPU};
+use super::{Clock, Format, Kind, Trace, NO_CPU};
 use crate::error::TraceError;
 
-/// `Attaching 5 probes...`, or an event right away.
+/// `Attaching 5 probes...`, `Attached 5 probes`, or an event right away.
 pub(super) fn is_head(line: &[u8]) -> bool {
-    if line.starts_with(b"Attaching ") {
+    if is_greeting(line) {
         return true;
     }
     let mut words = words(line);
     let numbers = (0..2).all(|_| words.next().is_some_and(|word| digits(word).is_some()));
     numbers && words.next().is_some_and(|word| kind(word).is_some())
+}
+
+fn is_greeting(line: &[u8]) -> bool {
+    line.starts_with(b"Attaching ") || line.starts_with(b"Attached ")
 }
 
 fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -59,11 +64,42 @@ pub(super) struct Reader {
     builder: TraceBuilder,
     rows: Vec<Row>,
     limits: Limits,
+    /// Rows that may be held back.
+    window: usize,
+    /// Time of the last row that was let go.
+    passed: u64,
 }
 
 impl Reader {
-    pub fn new(limits: Limits) -> Self {
-        Self { builder: TraceBuilder::with_limits(Clock::Nanoseconds, limits), rows: Vec::new(), limits }
+    pub fn new(limits: Limits, window: usize) -> Self {
+        let mut builder = TraceBuilder::with_limits(Clock::Nanoseconds, limits);
+        builder.facts().format = Some(Format::Bpftrace);
+        Self { builder, rows: Vec::new(), limits, window, passed: 0 }
+    }
+
+    fn push(&mut self, row: Row, line: &[u8]) -> Result<(), TraceError> {
+        if row.time < self.passed {
+            let message = format!(
+                "nsecs={} is more than {} events late: such a file has to be read whole, or sorted by `sort -n -s`",
+                row.time, self.window
+            );
+            return Err(TraceError::at(row.line, message, &String::from_utf8_lossy(line)));
+        }
+        self.rows.push(row);
+        if self.rows.len() / 2 >= self.window {
+            self.let_go(self.rows.len() - self.window)?;
+        }
+        Ok(())
+    }
+
+    /// The first `n` rows in order of time.
+    fn let_go(&mut self, n: usize) -> Result<(), TraceError> {
+        self.rows.sort_by_key(|row| row.time);
+        for row in self.rows.drain(..n) {
+            self.passed = row.time;
+            self.builder.push_row(row)?;
+        }
+        Ok(())
     }
 
     fn row(&mut self, line: &[u8], number: u64) -> Result<Row, String> {
@@ -101,11 +137,14 @@ impl Reader {
         if kind == Kind::Alloc {
             row.set_count(int("bytes_alloc", next("bytes_alloc")?, u64::MAX)?);
             // The symbol runs to the end; an unknown one is printed as a number.
-            let symbol: Vec<&[u8]> = words.by_ref().collect();
-            if symbol.is_empty() {
-                return Err("field `symbol` is missing".into());
-            }
-            row.text = self.builder.call_site(&symbol.join(&b' '));
+            let symbol = words.next().ok_or("field `symbol` is missing")?;
+            row.text = match words.next() {
+                None => self.builder.call_site(symbol),
+                Some(module) => {
+                    let all: Vec<&[u8]> = [symbol, module].into_iter().chain(words.by_ref()).collect();
+                    self.builder.call_site(&all.join(&b' '))
+                }
+            };
         }
         match words.next() {
             Some(word) => Err(format!("one field too many: {}", String::from_utf8_lossy(word))),
@@ -116,32 +155,41 @@ impl Reader {
 
 impl LineReader for Reader {
     fn line(&mut self, line: &[u8], number: u64) -> Result<(), TraceError> {
-        if words(line).next().is_none() || line.starts_with(b"Attaching ") {
+        if words(line).next().is_none() || is_greeting(line) {
             return Ok(());
         }
-        if self.rows.len() as u64 >= self.limits.events {
-            return Err(TraceError::new(format!("more than {} events, the limit", self.limits.events)));
+        let rows = self.rows.len() as u64;
+        if self.builder.total() + rows >= self.limits.events {
+            return self.builder.room(rows + 1).map(|_| ()).map_err(|error| TraceError { line: Some(number), ..error });
         }
         if line.starts_with(b"Lost ") && line.ends_with(b" events") {
             // bpftrace does not say on which CPU.
             let mut row = Row::new(Kind::Lost);
             row.cpu = 0;
             row.count = words(line).nth(1).and_then(digits).unwrap_or(0);
-            row.time = self.rows.last().map_or(0, |row| row.time);
+            row.time = self.rows.last().map_or(self.passed, |row| row.time);
             row.line = number;
-            self.rows.push(row);
-            return Ok(());
+            return self.push(row, line);
         }
-        let row = self.row(line, number);
-        self.rows.push(row.map_err(|message| TraceError::at(number, message, &String::from_utf8_lossy(line)))?);
-        Ok(())
+        match self.row(line, number) {
+            Ok(row) => self.push(row, line),
+            Err(message) => Err(TraceError::at(number, message, &String::from_utf8_lossy(line))),
+        }
     }
 
-    fn finish(mut self: Box<Self>) -> Result<Trace, TraceError> {
-        self.rows.sort_by_key(|row| row.time);
-        for row in self.rows.drain(..) {
-            self.builder.push_row(row)?;
-        }
-        Ok(self.builder.finish())
+    fn ready(&self) -> usize {
+        self.builder.len()
+    }
+
+    fn take(&mut self) -> Trace {
+        self.builder.take()
+    }
+
+    fn end(&mut self) -> Result<(), TraceError> {
+        self.let_go(self.rows.len())
+    }
+
+    fn full(&self) -> bool {
+        self.builder.full()
     }
 }

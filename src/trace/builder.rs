@@ -8,12 +8,12 @@
 //!
 //! # Cost
 //!
-//! One hash look-up for each dictionary value, none where the chunk is that of the row
-//! before.
+//! One comparison for a dictionary value that was met lately, else one hash look-up.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::{flag, Alloc, Clock, Event, Kind, Limits, Trace, NONE, NO_CPU};
+use super::{flag, Alloc, Clock, Event, Facts, Kind, Limits, Trace, NONE, NO_CPU};
 use crate::error::TraceError;
 use crate::units::Bytes;
 
@@ -67,22 +67,61 @@ impl Row {
     }
 }
 
+/// Places of the caches in front of the hash tables, a power of two.
+const RECENT: usize = 256;
+
+/// A number for the cache: cheap, and different for most texts of one file.
+fn place(text: &[u8]) -> usize {
+    let word = |at: usize| {
+        let mut bytes = [0; 8];
+        let part = &text[at..text.len().min(at + 8)];
+        bytes[..part.len()].copy_from_slice(part);
+        u64::from_le_bytes(bytes)
+    };
+    let mixed = word(0) ^ word(text.len() / 2).rotate_left(23) ^ word(text.len().saturating_sub(8)).rotate_left(41);
+    mixed.wrapping_add(text.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> (usize::BITS - RECENT.ilog2())
+}
+
 /// A dictionary of texts: index by bytes.
-#[derive(Default)]
 struct Interner {
     index: HashMap<Vec<u8>, u32>,
+    recent: [u32; RECENT],
+}
+
+impl Default for Interner {
+    fn default() -> Self {
+        Self { index: HashMap::new(), recent: [NONE; RECENT] }
+    }
 }
 
 impl Interner {
     /// The index of `text` in `texts`, where it is added if it is new.
-    fn intern(&mut self, texts: &mut Vec<String>, text: &[u8]) -> u32 {
-        if let Some(&index) = self.index.get(text) {
-            return index;
+    fn intern(&mut self, texts: &mut Arc<Vec<String>>, text: &[u8]) -> u32 {
+        let place = place(text);
+        let recent = self.recent[place];
+        if texts.get(recent as usize).is_some_and(|known| known.as_bytes() == text) {
+            return recent;
         }
-        let index = texts.len() as u32;
-        texts.push(String::from_utf8_lossy(text).into_owned());
-        self.index.insert(text.to_vec(), index);
+        let index = match self.index.get(text) {
+            Some(&index) => index,
+            None => {
+                let index = texts.len() as u32;
+                Arc::make_mut(texts).push(String::from_utf8_lossy(text).into_owned());
+                self.index.insert(text.to_vec(), index);
+                index
+            }
+        };
+        self.recent[place] = index;
         index
+    }
+}
+
+/// The index of base addresses that were met lately.
+struct RecentBases([(u64, u32); RECENT]);
+
+impl Default for RecentBases {
+    fn default() -> Self {
+        Self([(0, NONE); RECENT])
     }
 }
 
@@ -91,8 +130,11 @@ impl Interner {
 pub struct TraceBuilder {
     trace: Trace,
     limits: Limits,
+    /// Events of the blocks that were taken out.
+    done: u64,
+    full: bool,
     bases: HashMap<u64, u32>,
-    last_base: Option<(u64, u32)>,
+    recent_bases: RecentBases,
     call_sites: Interner,
     gfp: Interner,
 }
@@ -220,23 +262,44 @@ impl TraceBuilder {
         Ok(value)
     }
 
-    /// Events so far.
+    /// Events that can be taken.
     pub(super) fn len(&self) -> usize {
         self.trace.len()
     }
 
+    /// Events so far, those that were taken included.
+    pub(super) fn total(&self) -> u64 {
+        self.done + self.trace.len() as u64
+    }
+
+    /// Whether the limit was reached.
+    pub(super) fn full(&self) -> bool {
+        self.full
+    }
+
+    /// Takes the events out, as a trace; indices of the dictionaries stay as they are.
+    pub(super) fn take(&mut self) -> Trace {
+        self.done += self.trace.len() as u64;
+        self.trace.take_events()
+    }
+
+    pub(super) fn facts(&mut self) -> &mut Facts {
+        &mut self.trace.facts
+    }
+
+    #[inline]
     pub(super) fn base(&mut self, addr: u64) -> u32 {
-        if let Some((last, index)) = self.last_base {
-            if last == addr {
-                return index;
-            }
+        let place = addr.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - RECENT.ilog2());
+        let (recent, index) = self.recent_bases.0[place as usize];
+        if recent == addr && index != NONE {
+            return index;
         }
         let bases = &mut self.trace.bases;
         let index = *self.bases.entry(addr).or_insert_with(|| {
-            bases.push(addr);
+            Arc::make_mut(bases).push(addr);
             bases.len() as u32 - 1
         });
-        self.last_base = Some((addr, index));
+        self.recent_bases.0[place as usize] = (addr, index);
         index
     }
 
@@ -250,7 +313,7 @@ impl TraceBuilder {
 
     /// Markers are not interned: each is looked at once.
     pub(super) fn marker(&mut self, text: &[u8]) -> u32 {
-        self.trace.markers.push(String::from_utf8_lossy(text).into_owned());
+        Arc::make_mut(&mut self.trace.markers).push(String::from_utf8_lossy(text).into_owned());
         self.trace.markers.len() as u32 - 1
     }
 
@@ -268,9 +331,10 @@ impl TraceBuilder {
     }
 
     pub(super) fn skip_line(&mut self) {
-        self.trace.skipped += 1;
+        self.trace.facts.skipped_lines += 1;
     }
 
+    #[inline]
     pub(super) fn push_row(&mut self, row: Row) -> Result<(), TraceError> {
         self.room(1)?;
         let t = &mut self.trace;
@@ -291,17 +355,23 @@ impl TraceBuilder {
         Ok(())
     }
 
-    /// Pushes `row` another `n` times, each `step` further in `off` and 1 in time.
-    pub(super) fn repeat_row(&mut self, row: &Row, n: u64, step: i64) -> Result<(), TraceError> {
-        let n = self.room(n)?;
+    /// Whether `row` can be pushed another `n` times, each `step` further in `off`.
+    pub(super) fn check_repeat(&mut self, row: &Row, n: u64, step: i64) -> Result<(), TraceError> {
+        self.room(n)?;
         let last = i64::try_from(n)
             .ok()
             .and_then(|n| step.checked_mul(n))
             .and_then(|way| way.checked_add(i64::from(row.off)))
             .filter(|off| (0..=i64::from(i32::MAX)).contains(off));
-        if last.is_none() {
-            return Err(TraceError::new(format!("{n} steps of {step} from off={} leave the chunk", row.off)));
+        match last {
+            Some(_) => Ok(()),
+            None => Err(TraceError::new(format!("{n} steps of {step} from off={} leave the chunk", row.off))),
         }
+    }
+
+    /// Pushes `row` another `n` times, each `step` further in `off` and 1 in time; [`Self::check_repeat`]
+    /// must have agreed.
+    pub(super) fn repeat_row(&mut self, row: &Row, n: usize, step: i64) {
         let t = &mut self.trace;
         let end = t.kind.len() + n;
         t.kind.resize(end, row.kind);
@@ -318,17 +388,18 @@ impl TraceBuilder {
         t.count.resize(end, row.count);
         t.text.resize(end, row.text);
         t.gfp.resize(end, row.gfp);
-        Ok(())
     }
 
     /// `n` as a number of rows that still fit under the limit.
-    fn room(&self, n: u64) -> Result<usize, TraceError> {
-        let left = self.limits.events.saturating_sub(self.trace.len() as u64);
+    #[inline]
+    pub(super) fn room(&mut self, n: u64) -> Result<usize, TraceError> {
+        let left = self.limits.events.saturating_sub(self.total());
         if n > left {
+            self.full = true;
             return Err(TraceError::new(format!(
-                "{} events: the limit is {}",
-                (self.trace.len() as u64).saturating_add(n),
-                self.limits.events
+                "max_events={}: there are {} or more",
+                self.limits.events,
+                self.total().saturating_add(n)
             )));
         }
         Ok(n as usize)

@@ -10,8 +10,8 @@
 //!   *,N,step                                the row before, N more times, off moved by step
 //! ```
 //!
-//! Runs are expanded into the columns at once; [`Limits::events`] bounds them before
-//! anything is allocated. The file has no times: events are numbered from 0.
+//! [`Limits::events`] bounds a run before anything is allocated; it is then expanded as far as
+//! the reader of the trace asks. The file has no times: events are numbered from 0.
 //!
 //! # Source
 //!
@@ -20,7 +20,7 @@
 use super::builder::{check_pages, flags, Row, TraceBuilder};
 use super::ftrace::{digits, hex_digits};
 use super::input::{Limits, LineReader};
-use super::{flag, Clock, Kind, Trace, NO_CPU};
+use super::{flag, Clock, Format, Kind, Trace, NO_CPU};
 use crate::error::TraceError;
 
 /// One of the three head lines.
@@ -35,12 +35,21 @@ pub(super) struct Reader {
     gfp: Vec<u32>,
     events: Option<u64>,
     last: Option<Row>,
+    run: Option<Run>,
+}
+
+/// What is left of a run: the row that was made last, how many follow, the step.
+struct Run {
+    row: Row,
+    left: u64,
+    step: i64,
 }
 
 impl Reader {
     pub fn new(limits: Limits) -> Self {
-        let builder = TraceBuilder::with_limits(Clock::Counter, limits);
-        Self { builder, bases: Vec::new(), gfp: Vec::new(), events: None, last: None }
+        let mut builder = TraceBuilder::with_limits(Clock::Counter, limits);
+        builder.facts().format = Some(Format::Columns);
+        Self { builder, bases: Vec::new(), gfp: Vec::new(), events: None, last: None, run: None }
     }
 
     fn head(&mut self, text: &str) -> Result<(), String> {
@@ -93,7 +102,7 @@ impl Reader {
         };
         let mut row = Row::new(kind);
         row.line = number;
-        row.time = self.builder.len() as u64;
+        row.time = self.builder.total();
         row.cpu = fields.int("cpu", u64::from(NO_CPU))? as u16;
         if matches!(kind, Kind::Alloc | Kind::AllocFail) {
             let reserved = fields.int("reserved", 2)? == 1;
@@ -123,8 +132,9 @@ impl Reader {
             _ => {}
         }
         fields.end()?;
+        self.builder.push_row(row).map_err(|error| error.message)?;
         self.last = Some(row);
-        self.builder.push_row(row).map_err(|error| error.message)
+        Ok(())
     }
 
     fn repeat(&mut self, mut fields: Fields<'_>, number: u64) -> Result<(), String> {
@@ -142,12 +152,13 @@ impl Reader {
         if step != 0 && !matches!(row.kind, Kind::Alloc | Kind::Free) {
             return Err("a step for a row that has no off".into());
         }
-        if let Some(events) = self.events.filter(|&events| n > events.saturating_sub(self.builder.len() as u64)) {
+        if let Some(events) = self.events.filter(|&events| n > events.saturating_sub(self.builder.total())) {
             return Err(format!("{n} repetitions: more than the {events} events of the head line"));
         }
         row.line = number;
-        self.builder.repeat_row(&row, n, step).map_err(|error| error.message)?;
-        // Cannot wrap: `repeat_row` checked the end of the run.
+        self.builder.check_repeat(&row, n, step).map_err(|error| error.message)?;
+        self.run = Some(Run { row, left: n, step });
+        // Cannot wrap: `check_repeat` looked at the end of the run.
         row.off = (i64::from(row.off) + n as i64 * step) as i32;
         row.time += n;
         self.last = Some(row);
@@ -167,14 +178,40 @@ impl LineReader for Reader {
         result.map_err(|message| TraceError::at(number, message, &String::from_utf8_lossy(line)))
     }
 
-    fn finish(self: Box<Self>) -> Result<Trace, TraceError> {
-        let found = self.builder.len() as u64;
+    fn expand(&mut self, events: usize) -> Result<bool, TraceError> {
+        let Some(run) = &mut self.run else { return Ok(false) };
+        let n = run.left.min(events as u64);
+        self.builder.repeat_row(&run.row, n as usize, run.step);
+        run.row.time += n;
+        // In range, as the end of the run is.
+        run.row.off = (i64::from(run.row.off) + n as i64 * run.step) as i32;
+        run.left -= n;
+        if run.left == 0 {
+            self.run = None;
+        }
+        Ok(n > 0)
+    }
+
+    fn ready(&self) -> usize {
+        self.builder.len()
+    }
+
+    fn take(&mut self) -> Trace {
+        self.builder.take()
+    }
+
+    fn end(&mut self) -> Result<(), TraceError> {
+        let found = self.builder.total();
         match self.events {
             Some(events) if events != found => {
                 Err(TraceError::new(format!("{found} events, but the head line says {events}: a truncated file?")))
             }
-            _ => Ok(self.builder.finish()),
+            _ => Ok(()),
         }
+    }
+
+    fn full(&self) -> bool {
+        self.builder.full()
     }
 }
 

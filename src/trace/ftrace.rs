@@ -11,8 +11,13 @@
 //!
 //! Task names may hold blanks, dashes and brackets; flags have four or five characters or
 //! are absent: nothing left of the time is looked at but the last `[cpu]`. Fields may come
-//! in any order, unknown ones are kept. Any other event is skipped and counted. A line with
-//! one of the allocator's events that cannot be read whole is an error, never a guess.
+//! in any order, unknown ones are kept; the usual order takes a short way ([`super::fast`]). Any other
+//! event is skipped and counted. A line with one of the allocator's events that cannot be read whole is an
+//! error, never a guess.
+//!
+//! `perf script -F` can leave out anything. Without a time, `percpu:` marks the event, and events are
+//! numbered instead; without a CPU it is unknown. Lines of a call chain belong to the event above them
+//! and are passed over.
 //!
 //! # Pointers
 //!
@@ -23,6 +28,7 @@
 //! # Cost
 //!
 //! One pass; `memchr` for the colon and the ends of texts, no allocation per line.
+//! `benches/trace.rs` measures it.
 //!
 //! # Source
 //!
@@ -31,23 +37,26 @@
 use memchr::{memchr_iter, memmem, memrchr};
 
 use super::builder::{check_pages, flags, Row, TraceBuilder};
+use super::fast::{self, hex_digit, Pointer};
 use super::input::{Limits, LineReader};
-use super::{flag, Clock, Kind, Trace, NO_CPU};
+use super::{flag, Clock, Format, Kind, Trace, NO_CPU};
 use crate::error::TraceError;
 
 /// Reads lines into a trace.
 pub(super) struct Reader {
     builder: TraceBuilder,
-    clock: Option<Clock>,
-    pointers: Pointers,
+    seen: Seen,
     /// Lines that look like an event of any kind.
     recognised: bool,
     reserved_finder: memmem::Finder<'static>,
 }
 
-/// What the pointers of a file looked like.
-#[derive(Default)]
-struct Pointers {
+/// What the file looked like so far; a line that cannot be read leaves it as it was.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    clock: Option<Clock>,
+    format: Option<Format>,
+    /// A pointer that cannot be a hash.
     real: bool,
     upper_zero: bool,
     /// `base + off - ptr` of the first event with eight-digit pointers, and whether it changed.
@@ -55,58 +64,161 @@ struct Pointers {
     narrow_differs: bool,
 }
 
-impl Pointers {
+impl Seen {
     fn hashed(&self) -> bool {
         !self.real && (self.upper_zero || self.narrow.is_some() && self.narrow_differs)
+    }
+
+    #[inline]
+    fn pointer(&mut self, pointer: Pointer) {
+        if let Some(value) = pointer.value {
+            if pointer.prefixed || value >> 32 != 0 {
+                self.real = true;
+            } else if !pointer.narrow {
+                self.upper_zero = true;
+            }
+        }
+    }
+
+    /// Where 32-bit pointers lie relative to each other.
+    fn distance(&mut self, base: Pointer, off: i32, ptr: Pointer) {
+        if let (Pointer { value: Some(base), narrow: true, .. }, Pointer { value: Some(ptr), .. }) = (base, ptr) {
+            let delta = (base as u32).wrapping_add(off as u32).wrapping_sub(ptr as u32);
+            self.narrow_differs |= *self.narrow.get_or_insert(delta) != delta;
+        }
+    }
+
+    /// Nanoseconds, or the number itself without a decimal point.
+    #[inline]
+    fn time(&mut self, text: &[u8]) -> Result<u64, String> {
+        let (whole, fraction) = match memchr::memchr(b'.', text) {
+            Some(point) => (&text[..point], Some(&text[point + 1..])),
+            None => (text, None),
+        };
+        let out_of_range = || bad("time out of range", text);
+        let whole = digits(whole).ok_or_else(out_of_range)?;
+        let Some(fraction) = fraction else {
+            self.clock(Clock::Counter)?;
+            return Ok(whole);
+        };
+        if fraction.len() > 9 {
+            return Err(bad("time with more than nine decimals", text));
+        }
+        self.clock(if fraction.len() <= 6 { Clock::Microseconds } else { Clock::Nanoseconds })?;
+        let part = digits(fraction).ok_or_else(out_of_range)? * 10u64.pow(9 - fraction.len() as u32);
+        whole.checked_mul(1_000_000_000).and_then(|ns| ns.checked_add(part)).ok_or_else(out_of_range)
+    }
+
+    #[inline]
+    fn clock(&mut self, clock: Clock) -> Result<(), String> {
+        match (self.clock, clock) {
+            (Some(old), new) if old == new => {}
+            (Some(Clock::Counter), _) | (Some(_), Clock::Counter) => {
+                return Err("ordinal numbers and times in one file".into())
+            }
+            (Some(Clock::Nanoseconds), _) => {}
+            (_, new) => self.clock = Some(new),
+        }
+        Ok(())
     }
 }
 
 /// A line in its parts.
 struct Parts<'a> {
     head: &'a [u8],
+    /// Empty if the line has none.
     time: &'a [u8],
     event: &'a [u8],
     text: &'a [u8],
-}
-
-/// A pointer as printed.
-#[derive(Clone, Copy)]
-struct Pointer {
-    /// `None` for `(ptrval)`, `(null)`, `(nil)`.
-    value: Option<u64>,
-    narrow: bool,
 }
 
 impl Reader {
     pub fn new(limits: Limits) -> Self {
         Self {
             builder: TraceBuilder::with_limits(Clock::default(), limits),
-            clock: None,
-            pointers: Pointers::default(),
+            seen: Seen::default(),
             recognised: false,
             reserved_finder: memmem::Finder::new(b" reserved="),
         }
     }
 
     fn event(&mut self, parts: &Parts<'_>, number: u64) -> Result<(), String> {
-        let Some(kind) = kind_of(parts) else {
+        let (system, name) = match memrchr(b':', parts.event) {
+            Some(colon) => (&parts.event[..colon], &parts.event[colon + 1..]),
+            None => (&b""[..], parts.event),
+        };
+        let Some(kind) = kind_of(name, parts.text) else {
             self.builder.skip_line();
             return Ok(());
         };
+        if !system.is_empty() && self.seen.format.is_none() {
+            self.seen.format = Some(Format::Perf);
+        }
         let mut row = Row::new(kind);
         row.line = number;
-        row.time = self.time(parts.time)?;
+        if parts.time.is_empty() {
+            self.seen.clock(Clock::Counter)?;
+            row.time = self.builder.total();
+        } else {
+            row.time = self.seen.time(parts.time)?;
+        }
         row.cpu = cpu(parts.head)?;
         let mut text = trim(parts.text);
-        if kind == Kind::Marker {
-            if parts.event.ends_with(b"print") {
-                text = text.strip_prefix(b"tracing_mark_write:").map_or(text, trim);
+        match kind {
+            Kind::Alloc => match fast::alloc(text, &self.reserved_finder) {
+                Some(fields) => self.alloc(&mut row, &fields),
+                None => self.fields(&mut row, text)?,
+            },
+            Kind::Free => match fast::free(text) {
+                Some(fields) => {
+                    row.off = fields.off;
+                    self.area(&mut row, fields.base, fields.ptr);
+                }
+                None => self.fields(&mut row, text)?,
+            },
+            Kind::Marker => {
+                // The limit first: a marker is kept by its text.
+                self.builder.room(1).map_err(|error| error.message)?;
+                if name == b"print" {
+                    text = text.strip_prefix(b"tracing_mark_write:").map_or(text, trim);
+                }
+                row.text = self.builder.marker(text);
             }
-            row.text = self.builder.marker(text);
-        } else {
-            self.fields(&mut row, text)?;
+            _ => self.fields(&mut row, text)?,
         }
         self.builder.push_row(row).map_err(|error| error.message)
+    }
+
+    #[inline]
+    fn alloc(&mut self, row: &mut Row, fields: &fast::AllocFields<'_>) {
+        row.flags = flags(fields.reserved, fields.atomic);
+        (row.size, row.align, row.off) = (fields.size, fields.align, fields.off);
+        if let Some(site) = fields.call_site {
+            row.text = self.builder.call_site(trim(site));
+        }
+        if let Some(bytes) = fields.bytes_alloc {
+            row.set_count(bytes);
+        }
+        if let Some(text) = fields.gfp_flags {
+            row.gfp = self.builder.gfp_text(trim(text));
+        }
+        self.area(row, fields.base, fields.ptr);
+    }
+
+    /// The chunk and the pointer of an area, whose `off` is known.
+    #[inline]
+    fn area(&mut self, row: &mut Row, base: Pointer, ptr: Pointer) {
+        self.seen.pointer(base);
+        self.seen.pointer(ptr);
+        self.seen.distance(base, row.off, ptr);
+        // The probes print `0x` wherever they run.
+        if self.seen.format.is_none() && !is_probe(row.kind) {
+            self.seen.format = Some(if base.prefixed { Format::TraceCmd } else { Format::Ftrace });
+        }
+        if let Some(addr) = base.value {
+            row.base = self.builder.base(addr);
+        }
+        row.set_ptr(ptr.value);
     }
 
     /// Reads `name=value ...` into the row and checks that its kind has all that it needs.
@@ -153,8 +265,8 @@ impl Reader {
                 ATOMIC => row.flags |= flags(false, boolean(name, value)?),
                 SIZE | BITS => row.size = small(name, value)?,
                 ALIGN | ALIGN_BITS => row.align = small(name, value)?,
-                BASE => base = Some(self.pointer(name, value)?),
-                PTR => ptr = Some(self.pointer(name, value)?),
+                BASE => base = Some(pointer(name, value)?),
+                PTR => ptr = Some(pointer(name, value)?),
                 OFF | START => row.off = offset(name, value)?,
                 RET => row.off = result(name, value)?,
                 BYTES => row.set_count(number(name, value)?),
@@ -192,129 +304,126 @@ impl Reader {
         if missing != 0 {
             return Err(format!("field `{}` is missing", name_of(missing & missing.wrapping_neg())));
         }
-        if let Some(Pointer { value: Some(addr), .. }) = base {
-            row.base = self.builder.base(addr);
-        } else if base.is_some() && is_probe(row.kind) {
+        if is_probe(row.kind) && base.is_some_and(|base| base.value.is_none()) {
             return Err("the probe names no chunk".into());
-        }
-        row.set_ptr(ptr.and_then(|ptr| ptr.value));
-        if let (Some(Pointer { value: Some(base), narrow: true }), Some(Pointer { value: Some(ptr), .. })) = (base, ptr)
-        {
-            let delta = (base as u32).wrapping_add(row.off as u32).wrapping_sub(ptr as u32);
-            self.pointers.narrow_differs |= *self.pointers.narrow.get_or_insert(delta) != delta;
         }
         if matches!(row.kind, Kind::Populated | Kind::Depopulated) {
             check_pages(first, end)?;
             row.off = first as i32;
             row.size = end as u32;
         }
+        let none = Pointer { value: None, narrow: false, prefixed: false };
+        if let Some(base) = base {
+            self.area(row, base, ptr.unwrap_or(none));
+        }
+        self.builder.room(1).map_err(|error| error.message)?;
         if let Some(extra) = extra {
             self.builder.extra(extra);
         }
         Ok(())
     }
 
-    /// Nanoseconds, or the number itself without a decimal point.
-    fn time(&mut self, text: &[u8]) -> Result<u64, String> {
-        let (whole, fraction) = match memchr::memchr(b'.', text) {
-            Some(point) => (&text[..point], Some(&text[point + 1..])),
-            None => (text, None),
-        };
-        let whole = digits(whole).ok_or_else(|| bad("time out of range", text))?;
-        let (time, clock) = match fraction {
-            None => (whole, Clock::Counter),
-            Some(fraction) if fraction.len() <= 9 => {
-                let scale = 10u64.pow(9 - fraction.len() as u32);
-                let part = digits(fraction).ok_or_else(|| bad("time out of range", text))? * scale;
-                let time = whole.checked_mul(1_000_000_000).and_then(|ns| ns.checked_add(part));
-                let clock = if fraction.len() <= 6 { Clock::Microseconds } else { Clock::Nanoseconds };
-                (time.ok_or_else(|| bad("time out of range", text))?, clock)
-            }
-            Some(_) => return Err(bad("time with more than nine decimals", text)),
-        };
-        match (self.clock, clock) {
-            (Some(old), new) if old == new => {}
-            (Some(Clock::Counter), _) | (Some(_), Clock::Counter) => {
-                return Err("ordinal numbers and times in one file".into())
-            }
-            (Some(Clock::Nanoseconds), _) => {}
-            (_, new) => self.clock = Some(new),
-        }
-        Ok(time)
-    }
-
-    fn pointer(&mut self, name: &[u8], text: &[u8]) -> Result<Pointer, String> {
-        if text.first() == Some(&b'(') {
-            return match text {
-                b"(ptrval)" | b"(____ptrval____)" | b"(null)" | b"(nil)" => Ok(Pointer { value: None, narrow: false }),
-                _ => Err(bad("not a pointer", text)),
-            };
-        }
-        let prefixed = text.starts_with(b"0x");
-        let hex = if prefixed { &text[2..] } else { text };
-        let whole = if prefixed { (1..=16).contains(&hex.len()) } else { matches!(hex.len(), 8 | 16) };
-        let value = if whole { hex_digits(hex) } else { None };
-        let value = value.ok_or_else(|| format!("{}={} is not a pointer", lossy(name), lossy(text)))?;
-        let narrow = hex.len() == 8 && !prefixed;
-        if value == 0 && !prefixed {
-            return Ok(Pointer { value: None, narrow });
-        }
-        if prefixed || value >> 32 != 0 {
-            self.pointers.real = true;
-        } else if !narrow {
-            self.pointers.upper_zero = true;
-        }
-        Ok(Pointer { value: Some(value), narrow })
-    }
-
     /// A line without a time and an event: a loss, something harmless, or damage.
     fn other(&mut self, line: &[u8], number: u64) -> Result<(), TraceError> {
-        let line = trim(line);
-        if line.is_empty() || is_header(line) {
+        let trimmed = trim(line);
+        if trimmed.is_empty() || is_header(trimmed) || is_call_chain(line) {
             return Ok(());
         }
-        if let Some((cpu, count)) = loss(line) {
+        if let Some((cpu, count)) = loss(trimmed).or_else(|| perf_loss(trimmed)) {
             self.recognised = true;
             let mut row = Row::new(Kind::Lost);
             row.cpu = cpu;
             row.count = count;
             row.line = number;
-            return self.builder.push_row(row).map_err(|error| at(number, &error.message, line));
+            return self.builder.push_row(row).map_err(|error| at(number, &error.message, trimmed));
         }
-        if names_event(line) {
-            return Err(at(number, "no `time: event: fields` in a line that names an event", line));
+        if names_event(trimmed) {
+            return Err(at(number, "no `time: event: fields` in a line that names an event", trimmed));
         }
         self.builder.skip_line();
         Ok(())
     }
+
+    /// A line of the head: `# entries-in-buffer/entries-written: 205/512   #P:2`.
+    fn comment(&mut self, line: &[u8]) {
+        let Some(rest) = trim_start(&line[1..]).strip_prefix(b"entries-in-buffer/entries-written:") else { return };
+        let numbers = word(trim_start(rest));
+        let Some(slash) = memchr::memchr(b'/', numbers) else { return };
+        if let (Some(kept), Some(written)) = (digits(&numbers[..slash]), digits(&numbers[slash + 1..])) {
+            self.builder.facts().overwritten_events = written.saturating_sub(kept);
+        }
+    }
 }
 
 impl LineReader for Reader {
+    #[inline]
     fn line(&mut self, line: &[u8], number: u64) -> Result<(), TraceError> {
         if line.first() == Some(&b'#') {
+            self.comment(line);
             return Ok(());
         }
-        match split(line) {
-            Some(parts) => {
-                self.recognised = true;
-                self.event(&parts, number).map_err(|message| at(number, &message, line))
-            }
-            None => self.other(line, number),
-        }
+        let Some(parts) = split(line).or_else(|| untimed(line)) else { return self.other(line, number) };
+        self.recognised = true;
+        let before = self.seen;
+        self.event(&parts, number).map_err(|message| {
+            self.seen = before;
+            at(number, &message, line)
+        })
     }
 
-    fn finish(mut self: Box<Self>) -> Result<Trace, TraceError> {
-        self.builder.set_clock(self.clock.unwrap_or_default());
-        self.builder.set_hashed(self.pointers.hashed());
-        let trace = self.builder.finish();
-        if !self.recognised && trace.skipped_lines() > 0 {
+    fn ready(&self) -> usize {
+        self.builder.len()
+    }
+
+    fn take(&mut self) -> Trace {
+        self.builder.set_clock(self.seen.clock.unwrap_or_default());
+        self.builder.set_hashed(self.seen.hashed());
+        if self.recognised {
+            self.builder.facts().format = Some(self.seen.format.unwrap_or(Format::Ftrace));
+        }
+        self.builder.take()
+    }
+
+    fn end(&mut self) -> Result<(), TraceError> {
+        let skipped = self.builder.facts().skipped_lines;
+        if !self.recognised && skipped > 0 {
             return Err(TraceError::new(format!(
-                "none of {} lines is a trace event: not the text of ftrace, trace-cmd report, perf script or bpftrace",
-                trace.skipped_lines()
+                "none of {skipped} lines is a trace event: not the text of ftrace, trace-cmd report, perf script or bpftrace",
             )));
         }
-        Ok(trace)
+        Ok(())
     }
+
+    fn full(&self) -> bool {
+        self.builder.full()
+    }
+}
+
+/// Whether a line is one of any event, or of a loss.
+pub(super) fn is_event(line: &[u8]) -> bool {
+    split(line).or_else(|| untimed(line)).is_some() || loss(line).is_some()
+}
+
+/// The name that perf gives the events of the allocator's system.
+const SYSTEM: &[u8] = b"percpu:";
+
+/// `perf script -F` without a time: the event's name with its system, at the start or behind a blank.
+fn untimed(line: &[u8]) -> Option<Parts<'_>> {
+    let start = memmem::find_iter(line, b"percpu:percpu_").find(|&at| at == 0 || is_blank(&line[at - 1]))?;
+    let event = word(&line[start..]);
+    let name = event.strip_suffix(b":")?;
+    kind_of(&name[SYSTEM.len()..], b"")?;
+    Some(Parts { head: &line[..start], time: b"", event: name, text: &line[start + event.len()..] })
+}
+
+/// A line of a call chain, as perf prints below an event: blanks, an address without `0x`, a symbol.
+fn is_call_chain(line: &[u8]) -> bool {
+    let rest = trim_start(line);
+    let address = word(rest);
+    rest.len() < line.len()
+        && (4..=16).contains(&address.len())
+        && hex_digits(address).is_some()
+        && !trim_start(&rest[address.len()..]).is_empty()
 }
 
 /// Cuts a line at the first `number: name:`.
@@ -362,11 +471,8 @@ fn number_start(text: &[u8]) -> usize {
 }
 
 /// The kind of a known event; `None` for any other.
-fn kind_of(parts: &Parts<'_>) -> Option<Kind> {
-    let name = match memrchr(b':', parts.event) {
-        Some(colon) => &parts.event[colon + 1..],
-        None => parts.event,
-    };
+#[inline]
+fn kind_of(name: &[u8], text: &[u8]) -> Option<Kind> {
     Some(match name {
         b"percpu_alloc_percpu" => Kind::Alloc,
         b"percpu_free_percpu" => Kind::Free,
@@ -382,7 +488,7 @@ fn kind_of(parts: &Parts<'_>) -> Option<Kind> {
         b"alloc_area_ret" => Kind::AllocAreaRet,
         b"free_area" => Kind::FreeArea,
         b"tracing_mark_write" => Kind::Marker,
-        b"print" if trim(parts.text).starts_with(b"tracing_mark_write:") => Kind::Marker,
+        b"print" if trim(text).starts_with(b"tracing_mark_write:") => Kind::Marker,
         _ => return None,
     })
 }
@@ -512,9 +618,18 @@ fn loss(line: &[u8]) -> Option<(u16, u64)> {
     Some((cpu, digits(trim(count))?))
 }
 
-/// `cpus=4` and `version = 6`, as trace-cmd prints first.
+/// `... PERF_RECORD_LOST lost 12`, as `perf script --show-lost-events` prints it: CPU, 0 if unknown, and count.
+fn perf_loss(line: &[u8]) -> Option<(u16, u64)> {
+    let at = memmem::find(line, b"PERF_RECORD_LOST")?;
+    let count = memmem::find(&line[at..], b" lost ").map(|lost| word(trim_start(&line[at + lost + 6..])));
+    let cpu = cpu(&line[..at]).ok().filter(|&cpu| cpu != NO_CPU).unwrap_or(0);
+    Some((cpu, count.and_then(digits).unwrap_or(0)))
+}
+
+/// `cpus=4`, `version = 6` and `CPU 1 is empty`, as trace-cmd prints first.
 fn is_header(line: &[u8]) -> bool {
-    line.starts_with(b"cpus=") || line.starts_with(b"version = ")
+    let empty = || line.starts_with(b"CPU ") && line.ends_with(b" is empty");
+    line.starts_with(b"cpus=") || line.starts_with(b"version = ") || empty()
 }
 
 /// Does `percpu_<event>:` occur?
@@ -584,15 +699,25 @@ pub(super) fn hex_digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 16 {
         return None;
     }
-    text.iter().try_fold(0u64, |value, &byte| {
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            b'A'..=b'F' => byte - b'A' + 10,
-            _ => return None,
+    text.iter().try_fold(0u64, |value, &byte| Some(value << 4 | u64::from(hex_digit(byte)?)))
+}
+
+fn pointer(name: &[u8], text: &[u8]) -> Result<Pointer, String> {
+    if text.first() == Some(&b'(') {
+        return match text {
+            b"(ptrval)" | b"(____ptrval____)" | b"(null)" | b"(nil)" => {
+                Ok(Pointer { value: None, narrow: false, prefixed: false })
+            }
+            _ => Err(bad("not a pointer", text)),
         };
-        Some(value << 4 | u64::from(digit))
-    })
+    }
+    let prefixed = text.starts_with(b"0x");
+    let hex = if prefixed { &text[2..] } else { text };
+    let whole = if prefixed { (1..=16).contains(&hex.len()) } else { matches!(hex.len(), 8 | 16) };
+    let value = if whole { hex_digits(hex) } else { None };
+    let value = value.ok_or_else(|| format!("{}={} is not a pointer", lossy(name), lossy(text)))?;
+    let narrow = hex.len() == 8 && !prefixed;
+    Ok(Pointer { value: (prefixed || value != 0).then_some(value), narrow, prefixed })
 }
 
 fn number(name: &[u8], text: &[u8]) -> Result<u64, String> {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::TraceError;
+use crate::units::{Bits, Bytes, Pages};
 
 fn read(text: &str) -> Result<Trace, TraceError> {
     read_trace(text.as_bytes())
@@ -190,7 +191,7 @@ fn damage_is_an_error_with_line_and_text() {
         assert_eq!(error.line, Some(1 + text.lines().count() as u64), "{error}");
         assert!(error.text.unwrap().contains("percpu_") || text.contains("populated"));
     }
-    for text in ["hello\nworld\n", "\0\0\0\0", "{}"] {
+    for text in ["hello\nworld\n", "no", "[]"] {
         assert!(read(text).unwrap_err().message.contains("none of"), "{text:?}");
     }
     assert!(read_trace(b"\x17\x08Dtracing6\0").unwrap_err().message.contains("trace-cmd report"));
@@ -253,9 +254,9 @@ fn damaged_columns_are_errors() {
         assert!(error.to_string().contains(part), "{to}: {error}");
     }
     let endless = COLUMNS.replace("# events 12\n", "").replace("*,3,8", "*,300000000,0");
-    assert!(read(&endless).unwrap_err().message.contains("the limit is 67108864"));
+    assert!(read(&endless).unwrap_err().message.contains("max_events=67108864: there are 300000001 or more"));
     let small = read_trace_from(COLUMNS.as_bytes(), Limits { events: 5 });
-    assert!(small.unwrap_err().message.contains("the limit is 5"));
+    assert!(small.unwrap_err().message.contains("max_events=5"));
 }
 
 #[test]

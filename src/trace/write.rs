@@ -17,7 +17,13 @@ use super::{Base, Clock, Event, Record, Trace};
 
 /// Writes `trace` as ftrace text; use a buffered writer.
 pub fn write_ftrace(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
-    out.write_all(b"# tracer: nop\n#\n#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n")?;
+    out.write_all(b"# tracer: nop\n#\n")?;
+    let overwritten = trace.facts().overwritten_events;
+    if overwritten > 0 {
+        let kept = trace.len() as u64;
+        writeln!(out, "# entries-in-buffer/entries-written: {kept}/{}\n#", kept.saturating_add(overwritten))?;
+    }
+    out.write_all(b"#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n")?;
     out.write_all(b"#              | |         |   |||||     |         |\n")?;
     let writer = Writer { trace, prefix: needs_prefix(trace) };
     trace.records().try_for_each(|record| writer.record(&record, out))

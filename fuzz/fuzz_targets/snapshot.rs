@@ -1,0 +1,7 @@
+//! Snapshots of allocators, every engine.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use percpu::testing::surfaces;
+
+fuzz_target!(|bytes: &[u8]| surfaces::snapshot(bytes));

@@ -1,0 +1,7 @@
+//! State files.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use percpu::testing::surfaces;
+
+fuzz_target!(|bytes: &[u8]| surfaces::state(bytes));

@@ -1,0 +1,7 @@
+//! The debugfs text `percpu_stats`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use percpu::testing::surfaces;
+
+fuzz_target!(|bytes: &[u8]| surfaces::stats_text(bytes));

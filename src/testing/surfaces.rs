@@ -1,0 +1,85 @@
+//! What is promised of every reader, as one function a surface: for fuzzing, and for `cargo test`
+//! on inputs that were found by it.
+//!
+//! # Design
+//!
+//! A function takes any bytes and panics if a promise is broken: bad input gives an error, and what
+//! was accepted can be written and read again as the same. `fuzz/fuzz_targets/` calls one each;
+//! `tests/fuzz_regressions.rs` calls them with the files below `fuzz/seeds` and `fuzz/regressions`.
+//!
+//! # Cost
+//!
+//! Linear in the input: limits keep small inputs from asking for much.
+
+use crate::allocator::Allocator;
+use crate::boot_log::BootLog;
+use crate::state::State;
+use crate::stats_text::read_percpu_stats;
+use crate::trace::{ftrace_text, read_trace, read_trace_from, Limits};
+use crate::variant::PRESETS;
+
+/// A surface: its name and its function.
+pub type Surface = (&'static str, fn(&[u8]));
+
+/// Every surface, by the name of its fuzz target and of its directories of inputs.
+pub const SURFACES: [Surface; 8] = [
+    ("ftrace", trace),
+    ("perf", trace),
+    ("bpftrace", trace),
+    ("columns", trace),
+    ("state", state),
+    ("snapshot", snapshot),
+    ("stats_text", stats_text),
+    ("boot_log", boot_log),
+];
+
+/// Traces of any format.
+pub fn trace(bytes: &[u8]) {
+    let limits = Limits { events: 20_000 };
+    if let Ok(trace) = read_trace_from(bytes, limits) {
+        let again = read_trace(ftrace_text(&trace).as_bytes()).expect("what was written can be read");
+        assert!(again == trace, "{:?}", again.first_difference(&trace));
+    }
+}
+
+/// State files: what is accepted is the same when written and read, and every preset that takes it
+/// makes an engine of it that gives the state back.
+pub fn state(bytes: &[u8]) {
+    let Ok(state) = State::from_json(bytes) else { return };
+    let again = State::from_json(state.to_json().as_bytes()).expect("what was written can be read");
+    assert_eq!(again, state);
+    for preset in PRESETS {
+        if let Ok(engine) = state.restore(preset) {
+            let _ = State::capture(&engine);
+        }
+    }
+}
+
+/// Snapshots: what is accepted gives an allocator whose snapshot is accepted.
+pub fn snapshot(bytes: &[u8]) {
+    let Ok(allocator) = Allocator::from_snapshot(bytes) else { return };
+    let text = allocator.snapshot().expect("an allocator has a snapshot");
+    let again = Allocator::from_snapshot(text.as_bytes()).expect("what was written can be read");
+    assert_eq!(again.snapshot().expect("an allocator has a snapshot"), text);
+}
+
+/// The text of `percpu_stats`.
+pub fn stats_text(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(stats) = read_percpu_stats(text) {
+        let written = stats.to_text();
+        let again = read_percpu_stats(&written).expect("what was written can be read");
+        assert_eq!(again.to_text(), written);
+    }
+}
+
+/// Boot logs: never an error, only less that is known.
+pub fn boot_log(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let log = BootLog::parse(&text);
+    let _ = log.groups();
+    if let Some(record) = log.record() {
+        let again = BootLog::from_lines(record.lines().iter().map(String::as_str)).record();
+        assert_eq!(again, Some(record));
+    }
+}
