@@ -15,7 +15,7 @@ use crate::allocator::Allocator;
 use crate::boot_log::BootLog;
 use crate::state::State;
 use crate::stats_text::read_percpu_stats;
-use crate::trace::{ftrace_text, read_trace, read_trace_from, Limits};
+use crate::trace::{ftrace_text, read_trace, Limits, ReadOptions, TraceReader};
 use crate::variant::PRESETS;
 
 /// A surface: its name and its function.
@@ -33,13 +33,31 @@ pub const SURFACES: [Surface; 8] = [
     ("boot_log", boot_log),
 ];
 
-/// Traces of any format.
+/// Traces of any format: what is accepted can be written and read, block by block it is the same, and
+/// where damage is counted nothing is lost that is accepted otherwise.
 pub fn trace(bytes: &[u8]) {
-    let limits = Limits { events: 20_000 };
-    if let Ok(trace) = read_trace_from(bytes, limits) {
-        let again = read_trace(ftrace_text(&trace).as_bytes()).expect("what was written can be read");
-        assert!(again == trace, "{:?}", again.first_difference(&trace));
+    let strict = ReadOptions { limits: Limits { events: 20_000 }, strict: true };
+    let reader = |options| TraceReader::new(bytes, options);
+    let read = |options| reader(options).and_then(TraceReader::read_all);
+    let whole = read(strict);
+    let lenient = read(ReadOptions { strict: false, ..strict });
+    for trace in [&whole, &lenient].into_iter().flatten() {
+        let again = read_trace(ftrace_text(trace).as_bytes()).expect("what was written can be read");
+        assert!(again == *trace, "{:?}", again.first_difference(trace));
     }
+    let Ok(whole) = whole else { return };
+    let lenient = lenient.expect("what was accepted is accepted where damage is counted");
+    assert!(lenient == whole && lenient.facts().damaged_lines == 0);
+    let mut blocks = reader(strict).expect("what could be read can be read");
+    let mut events = 0;
+    while let Some(block) = blocks.next_block(7).expect("what was accepted is accepted in blocks") {
+        for record in block.records() {
+            let expected = whole.get(events).expect("no more events in blocks");
+            assert_eq!((record.event, record.time, record.cpu), (expected.event, expected.time, expected.cpu));
+            events += 1;
+        }
+    }
+    assert_eq!(events, whole.len());
 }
 
 /// State files: what is accepted is the same when written and read, and every preset that takes it

@@ -72,11 +72,9 @@ const RECENT: usize = 256;
 
 /// A number for the cache: cheap, and different for most texts of one file.
 fn place(text: &[u8]) -> usize {
-    let word = |at: usize| {
-        let mut bytes = [0; 8];
-        let part = &text[at..text.len().min(at + 8)];
-        bytes[..part.len()].copy_from_slice(part);
-        u64::from_le_bytes(bytes)
+    let word = |at: usize| match text[at..].first_chunk::<8>() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => text[at..].iter().fold(0, |word, &byte| word << 8 | u64::from(byte)),
     };
     let mixed = word(0) ^ word(text.len() / 2).rotate_left(23) ^ word(text.len().saturating_sub(8)).rotate_left(41);
     mixed.wrapping_add(text.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> (usize::BITS - RECENT.ilog2())
@@ -130,8 +128,9 @@ impl Default for RecentBases {
 pub struct TraceBuilder {
     trace: Trace,
     limits: Limits,
-    /// Events of the blocks that were taken out.
+    /// Events of the blocks that were taken out, and the time of the last one.
     done: u64,
+    last_time: u64,
     full: bool,
     bases: HashMap<u64, u32>,
     recent_bases: RecentBases,
@@ -280,6 +279,7 @@ impl TraceBuilder {
     /// Takes the events out, as a trace; indices of the dictionaries stay as they are.
     pub(super) fn take(&mut self) -> Trace {
         self.done += self.trace.len() as u64;
+        self.last_time = self.trace.time.last().copied().unwrap_or(self.last_time);
         self.trace.take_events()
     }
 
@@ -338,7 +338,7 @@ impl TraceBuilder {
     pub(super) fn push_row(&mut self, row: Row) -> Result<(), TraceError> {
         self.room(1)?;
         let t = &mut self.trace;
-        let time = if row.kind == Kind::Lost { t.time.last().copied().unwrap_or(0) } else { row.time };
+        let time = if row.kind == Kind::Lost { t.time.last().copied().unwrap_or(self.last_time) } else { row.time };
         t.kind.push(row.kind);
         t.cpu.push(row.cpu);
         t.time.push(time);

@@ -107,17 +107,20 @@ pub(super) fn free(text: &[u8]) -> Option<FreeFields> {
 struct Cursor<'a>(&'a [u8]);
 
 impl Cursor<'_> {
-    #[inline]
-    fn skip(&mut self, literal: &[u8]) -> bool {
-        let rest = self.0.strip_prefix(literal);
-        if let Some(rest) = rest {
-            self.0 = rest;
+    /// The length is a constant, so that this becomes one or two comparisons of words.
+    #[inline(always)]
+    fn skip<const N: usize>(&mut self, literal: &[u8; N]) -> bool {
+        match self.0.split_first_chunk::<N>() {
+            Some((first, rest)) if first == literal => {
+                self.0 = rest;
+                true
+            }
+            _ => false,
         }
-        rest.is_some()
     }
 
-    #[inline]
-    fn need(&mut self, literal: &[u8]) -> Option<()> {
+    #[inline(always)]
+    fn need<const N: usize>(&mut self, literal: &[u8; N]) -> Option<()> {
         self.skip(literal).then_some(())
     }
 

@@ -447,7 +447,7 @@ fn split(line: &[u8]) -> Option<Parts<'_>> {
         }
         let Some(event) = event.strip_suffix(b":") else { continue };
         let name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-' | b'.');
-        if event.is_empty() || !event.iter().all(name) {
+        if event.is_empty() || !event.starts_with(b"percpu_") && !event.iter().all(name) {
             continue;
         }
         return Some(Parts { head: &line[..start], time: &line[start..colon], event, text: after });
@@ -456,13 +456,19 @@ fn split(line: &[u8]) -> Option<Parts<'_>> {
 }
 
 /// Where the number that ends `text` starts: `123` or `123.456`; the length if there is none.
+#[inline]
 fn number_start(text: &[u8]) -> usize {
-    let integer = |text: &[u8]| text.len() - text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-    let start = integer(text);
+    let integer = |mut end: usize| {
+        while end > 0 && text[end - 1].is_ascii_digit() {
+            end -= 1;
+        }
+        end
+    };
+    let start = integer(text.len());
     if start == text.len() || start == 0 || text[start - 1] != b'.' {
         return start;
     }
-    let whole = integer(&text[..start - 1]);
+    let whole = integer(start - 1);
     if whole == start - 1 {
         start
     } else {
