@@ -49,6 +49,16 @@ pub enum StatsForm {
 }
 
 impl StatsForm {
+    /// The form for programs: `areamap`, `rfc-v1`, `linux` or `linux-memcg`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            StatsForm::AreaMap => "areamap",
+            StatsForm::RfcV1 => "rfc-v1",
+            StatsForm::Linux => "linux",
+            StatsForm::LinuxMemcg => "linux-memcg",
+        }
+    }
+
     /// Width of names and numbers in the info and chunk rows.
     const fn row_widths(self) -> (usize, usize) {
         match self {
@@ -135,6 +145,17 @@ impl ChunkLabel {
     const ALL: [ChunkLabel; 5] =
         [ChunkLabel::Reserved, ChunkLabel::First, ChunkLabel::Plain, ChunkLabel::ToDepopulate, ChunkLabel::Sidelined];
 
+    /// The label for programs: `reserved`, `first`, `plain`, `to_depopulate` or `sidelined`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ChunkLabel::Reserved => "reserved",
+            ChunkLabel::First => "first",
+            ChunkLabel::Plain => "plain",
+            ChunkLabel::ToDepopulate => "to_depopulate",
+            ChunkLabel::Sidelined => "sidelined",
+        }
+    }
+
     /// The line, as the kernel prints it: one of them has no colon.
     pub const fn text(self) -> &'static str {
         match self {
@@ -219,7 +240,8 @@ impl PercpuStats {
         out
     }
 
-    fn info_rows(&self) -> [(&'static str, u64); 6] {
+    /// The layout under the kernel's names. Bytes.
+    pub fn info_rows(&self) -> [(&'static str, u64); 6] {
         let s = &self.sizes;
         [
             ("unit_size", s.unit_size),
@@ -231,7 +253,8 @@ impl PercpuStats {
         ]
     }
 
-    fn global_rows(&self) -> Vec<(&'static str, u64)> {
+    /// The counters that this form has, under the kernel's names.
+    pub fn global_rows(&self) -> Vec<(&'static str, u64)> {
         let g = &self.globals;
         let mut rows = vec![
             ("nr_alloc", g.nr_alloc),

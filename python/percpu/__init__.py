@@ -23,6 +23,7 @@ from percpu.layout import FirstChunkLayout, Group, Region, Topology
 from percpu.record import Capture, bpftrace_program, record
 from percpu.replay import Replay, Rerun, replay
 from percpu.results import Result
+from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
 from percpu.trace import Trace, read_trace
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "LayoutError",
     "NotKept",
     "PercpuError",
+    "PercpuStats",
     "Region",
     "Replay",
     "Rerun",
@@ -55,7 +57,9 @@ __all__ = [
     "VerifyError",
     "__version__",
     "bpftrace_program",
+    "compare_stats",
     "kernels",
+    "read_percpu_stats",
     "read_trace",
     "record",
     "replay",

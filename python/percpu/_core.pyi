@@ -13,12 +13,14 @@ __all__ = [
     "RESERVED",
     "Allocator",
     "FirstChunkLayout",
+    "PercpuStats",
     "Replay",
     "Rerun",
     "Trace",
     "__version__",
     "kernels",
     "parse_boot_log",
+    "read_percpu_stats",
     "read_trace",
     "replay",
     "rerun",
@@ -46,6 +48,9 @@ def parse_boot_log(text: str) -> dict[str, Any]: ...
 
 # A trace in any text format, plain or gzip; the format is recognised.
 def read_trace(path: str | PathLike[str]) -> Trace: ...
+
+# The debugfs text percpu_stats of any kernel. Raises TraceError.
+def read_percpu_stats(text: str) -> PercpuStats: ...
 
 # Predicts the trace from the allocator's state, and leaves the allocator at its end; unchanged if it raises.
 def replay(trace: Trace, allocator: Allocator, sample_every: int) -> Replay: ...
@@ -226,3 +231,17 @@ class Rerun:
     def events(self) -> dict[str, NDArray[Any]]: ...
     # As of Replay.
     def timeline(self) -> dict[str, NDArray[np.int64]]: ...
+
+@final
+class PercpuStats:
+    # "areamap", "rfc-v1", "linux" or "linux-memcg".
+    def form(self) -> str: ...
+    # Bytes, and counters (areamap lacks empty_pop_pages), under the kernel's names.
+    def sizes(self) -> dict[str, int]: ...
+    def totals(self) -> dict[str, int]: ...
+    # Labels ("reserved", "first", "plain", "to_depopulate", "sidelined"), and columns of int64 under the kernel's
+    # newest names; what the form lacks (areamap: empty_pop_pages, first_bit; all but linux-memcg: memcg_aware) is 0.
+    def chunks(self) -> tuple[list[str], dict[str, NDArray[np.int64]]]: ...
+    # As the kernel writes it.
+    def to_text(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...

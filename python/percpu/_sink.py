@@ -1,8 +1,8 @@
 """Where a capture goes: plain text, gzip or zstd by the name's suffix, with a head that is filled in at the end.
 
-The head is known in full only when the recording is over (events, losses), but has to stand at the front. So it has a
-fixed length, and is written twice. In a compressed file it is a member (gzip) or frame (zstd) of its own that is stored,
-not compressed; readers see one text.
+The head is known in full only when the recording is over (events, losses), but has to stand at the front. So it has
+a fixed length, and is written twice. In a compressed file it is a member (gzip) or frame (zstd) of its own that is
+stored, not compressed; readers see one text.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class Sink:
                 self._compressor, self._sync = _zstd_compressor()
                 self._stored = _stored_zstd
             elif path.suffix in (".bz2", ".xz", ".parquet"):
-                raise InvalidRequest(
-                    f"path={str(path)!r}: a capture is written as text, .gz or .zst", parameter="path"
-                )
+                raise InvalidRequest(f"path={str(path)!r}: a capture is written as text, .gz or .zst", parameter="path")
             self._file = path.open("wb")
         self._file.write(self._stored(head))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from percpu.errors import CaptureError
 
-__all__ = ["EVENTS", "Instance", "Tracefs", "debugfs_root", "detached_mount", "refusal"]
+__all__ = ["EVENTS", "Instance", "Tracefs", "detached_mount", "find_statistics", "refusal"]
 
 EVENTS = "percpu"
 """The only event system that is ever switched on."""
@@ -113,13 +113,50 @@ def detached_mount(kind: str) -> Iterator[Path]:
         os.close(mount)
 
 
-def debugfs_root() -> Path | None:
-    """Where debugfs is mounted with the allocator's statistics in it; None if it is not."""
-    for root in _mounts("debugfs"):
-        with contextlib.suppress(OSError):
-            if (root / "percpu_stats").exists():
-                return root
-    return None
+def find_statistics(debugfs: str | os.PathLike[str] | None, mount: bool, undo: contextlib.ExitStack) -> Path:
+    """Return the path of the debugfs file ``percpu_stats``; `CaptureError` says what to enable if there is none.
+
+    A mount that is made for it lasts as long as `undo`.
+    """
+    name = "percpu_stats"
+    if debugfs is not None:
+        roots = [Path(debugfs)]
+    else:
+        roots = [root for root in dict.fromkeys(_mounts("debugfs")) if _is_mounted(root)]
+        if not roots and mount:
+            roots = [undo.enter_context(detached_mount("debugfs"))]
+    for root in roots:
+        try:
+            if (root / name).exists():
+                return root / name
+        except OSError as error:
+            raise refusal(f"{root}/{name}", error) from error
+    if roots:
+        advice = "the file exists since Linux 4.13, in kernels with CONFIG_PERCPU_STATS (and CONFIG_DEBUG_FS)"
+        raise CaptureError(f"{roots[0]} has no {name}: {advice}", step="finding percpu_stats")
+    if not _known("debugfs"):
+        raise CaptureError(
+            "this kernel has no debugfs: it was built without CONFIG_DEBUG_FS", step="finding percpu_stats"
+        )
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        raise CaptureError(
+            "debugfs is not mounted, or only root sees it: run it as root (sudo percpu ...)",
+            step="finding percpu_stats",
+        )
+    raise CaptureError(
+        "debugfs is not mounted: mount -t debugfs nodev /sys/kernel/debug, or give --mount",
+        step="finding percpu_stats",
+    )
+
+
+def _is_mounted(root: Path) -> bool:
+    """Whether something is in the directory; one that cannot be looked into counts."""
+    try:
+        return any(root.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 class Tracefs:
@@ -168,7 +205,8 @@ class Tracefs:
             raise refusal(f"{self.root}/events/{EVENTS}", error) from error
         if "percpu_alloc_percpu" not in names:
             raise CaptureError(
-                f"{self.root} has no events {EVENTS}:*: they exist since Linux 4.13, in kernels with CONFIG_EVENT_TRACING",
+                f"{self.root} has no events {EVENTS}:*: they exist since Linux 4.13, in kernels with "
+                "CONFIG_EVENT_TRACING",
                 step="finding the events",
             )
 

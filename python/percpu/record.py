@@ -21,6 +21,7 @@ from percpu import _tracefs
 from percpu._checks import choice, integer
 from percpu._sink import Sink
 from percpu.errors import CaptureError, InvalidRequest
+from percpu.stats import try_totals
 
 __all__ = ["Capture", "bpftrace_program", "record"]
 
@@ -69,6 +70,10 @@ class Capture:
         Instances of killed recordings that were found and removed before the start.
     notes : tuple of str
         What was asked for and could not be had.
+    unseen : dict or None
+        With `stats`: ``nr_alloc`` and ``nr_dealloc``, at least how many areas the kernel counted as handed out and
+        taken back while events were on, for which there is no event. Those that the buffers lost are among them; the
+        others never were: some kernels trace nothing in their idle task.
     signal : int or None
         The signal that ended it early.
     """
@@ -83,6 +88,7 @@ class Capture:
     stats_paths: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unseen: dict[str, int] | None = None
     signal: int | None = None
 
 
@@ -246,8 +252,8 @@ def run_capture(
         removed = root.remove_stale()
         root.check_events()
         notes: list[str] = []
-        stats_file = _stats_file(debugfs, mount, notes, undo) if stats else None
         state = _State(path)
+        statistics = _Statistics(_stats_source(debugfs, mount, notes, undo) if stats else None, state, notes)
         sink = Sink(path, state.head("not finished" if state.path else "the result is in the last line"))
         finished = False
         try:
@@ -255,15 +261,17 @@ def run_capture(
                 state.clock = _configure(instance, clock, buffer_kb, notes)
                 fd = instance.open_pipe()
                 try:
-                    _save_stats(stats_file, state, "a", notes)
+                    statistics.take("a")
                     instance.write("tracing_on", "1")
                     began = time.monotonic()
+                    statistics.take()
                     try:
                         _copy(fd, sink, state, began, seconds, signals.stop, progress)
+                        statistics.take()
                     finally:
                         instance.write("tracing_on", "0")
                         state.seconds = time.monotonic() - began
-                    _save_stats(stats_file, state, "b", notes)
+                    statistics.take("b")
                     while _drain(fd, sink, state):
                         pass
                     state.flush(sink)
@@ -286,13 +294,22 @@ def run_capture(
         stats_paths=tuple(state.stats_paths),
         removed=tuple(removed),
         notes=tuple(notes),
+        unseen=statistics.unseen(),
         signal=signals.received,
     )
 
 
-def _tracefs_root(
-    given: str | os.PathLike[str] | None, mount: bool, undo: contextlib.ExitStack
-) -> _tracefs.Tracefs:
+def _stats_source(
+    debugfs: str | os.PathLike[str] | None, mount: bool, notes: list[str], undo: contextlib.ExitStack
+) -> Path | None:
+    try:
+        return _tracefs.find_statistics(debugfs, mount, undo)
+    except CaptureError as error:
+        notes.append(f"no statistics: {error}")
+        return None
+
+
+def _tracefs_root(given: str | os.PathLike[str] | None, mount: bool, undo: contextlib.ExitStack) -> _tracefs.Tracefs:
     if given is not None:
         if not (Path(given) / "instances").is_dir():
             raise CaptureError(f"{os.fspath(given)} is no tracefs: it has no instances", step="finding tracefs")
@@ -305,39 +322,38 @@ def _tracefs_root(
     return _tracefs.Tracefs(undo.enter_context(_tracefs.detached_mount("tracefs")))
 
 
-def _stats_file(
-    given: str | os.PathLike[str] | None, mount: bool, notes: list[str], undo: contextlib.ExitStack
-) -> Path | None:
-    root = Path(given) if given is not None else _tracefs.debugfs_root()
-    if root is None and mount:
+class _Statistics:
+    """The debugfs text at start and end: copied to files, and counted against the events."""
+
+    def __init__(self, source: Path | None, state: _State, notes: list[str]) -> None:
+        self._source, self._state, self._notes = source, state, notes
+        self._totals: list[dict[str, int]] = []
+
+    def take(self, which: str = "") -> None:
+        """Read the counters; save the text too if it has a name."""
+        if self._source is None:
+            return
         try:
-            root = undo.enter_context(_tracefs.detached_mount("debugfs"))
-        except CaptureError as error:
-            notes.append(f"no statistics: {error}")
+            text = self._source.read_bytes()
+        except OSError as error:
+            self._notes.append(f"no statistics: {self._source.name}: {error.strerror}")
+            self._source = None
+            return
+        totals = try_totals(text)
+        if totals is not None:
+            self._totals.append(totals)
+        if which and self._state.path is not None:
+            target = Path(re.sub(r"(\.txt)?(\.gz|\.zst)?$", "", self._state.path) + f".percpu_stats-{which}.txt")
+            target.write_bytes(text)
+            self._state.stats_paths.append(str(target))
+
+    def unseen(self) -> dict[str, int] | None:
+        """Requests and frees that happened while events were on, and have none; both are lower bounds."""
+        if len(self._totals) != 4:
             return None
-    if root is None:
-        notes.append("no statistics: debugfs is not mounted, or the kernel was built without CONFIG_PERCPU_STATS")
-        return None
-    if not (root / "percpu_stats").exists():
-        notes.append(f"no statistics: {root} has no percpu_stats (CONFIG_PERCPU_STATS)")
-        return None
-    return root / "percpu_stats"
-
-
-def _save_stats(source: Path | None, state: _State, which: str, notes: list[str]) -> None:
-    """Copy the statistics text to a file beside the capture."""
-    if source is None or state.path is None:
-        if source is not None and not notes:
-            notes.append("no statistics: an open file has no place beside it")
-        return
-    try:
-        text = source.read_bytes()
-    except OSError as error:
-        notes.append(f"no statistics: {source.name}: {error.strerror}")
-        return
-    target = Path(re.sub(r"(\.txt)?(\.gz|\.zst)?$", "", state.path) + f".percpu_stats-{which}.txt")
-    target.write_bytes(text)
-    state.stats_paths.append(str(target))
+        _, first, last, _ = self._totals
+        counts = {"nr_alloc": self._state.nr_alloc, "nr_dealloc": self._state.nr_free}
+        return {name: max(last[name] - first[name] - seen, 0) for name, seen in counts.items()}
 
 
 def _configure(instance: _tracefs.Instance, clock: str, buffer_kb: int, notes: list[str]) -> str:
@@ -414,6 +430,8 @@ class _State:
     seconds: float = 0.0
     clock: str = "?"
     pointers: str = "none"
+    nr_alloc: int = 0
+    nr_free: int = 0
     lost: dict[int, int] = field(default_factory=dict)
     stats_paths: list[str] = field(default_factory=list)
     rest: bytes = b""
@@ -443,6 +461,8 @@ class _State:
                 yield gap + b"\n"
             else:
                 self.nr_events += 1
+                self.nr_alloc += what.startswith(b": percpu_alloc_percpu:")
+                self.nr_free += what.startswith(b": percpu_free_percpu:")
                 yield b"task-1 " + where.rstrip() + b" " + when + what + b"\n"
 
     def _result(self, word: str) -> str:

@@ -15,6 +15,7 @@ mod convert;
 mod errors;
 mod layout;
 mod replay;
+mod stats;
 mod trace;
 
 use pyo3::prelude::*;
@@ -30,6 +31,8 @@ mod _core {
     use super::layout::{parse_boot_log, FirstChunkLayout};
     #[pymodule_export]
     use super::replay::{replay, rerun, Replay, Rerun};
+    #[pymodule_export]
+    use super::stats::{read_percpu_stats, PercpuStats};
     #[pymodule_export]
     use super::trace::{read_trace, Trace};
     use crate::request::{ChunkId, Reason};

@@ -27,7 +27,10 @@ def add(verbs: Verbs) -> None:
         help="mono gives times, counter a strict order of all CPUs in their place (default: %(default)s)",
     )
     parser.add_argument(
-        "--buffer", type=byte_size, metavar="BYTES", help="kernel buffer for each CPU (default: 1M to 8M, all below 256M)"
+        "--buffer",
+        type=byte_size,
+        metavar="BYTES",
+        help="kernel buffer for each CPU (default: 1M to 8M, all below 256M)",
     )
     parser.add_argument("--stats", action="store_true", help="save percpu_stats of start and end beside FILE")
     parser.add_argument("--mount", action="store_true", help="mount tracefs and debugfs, for this recording only")
@@ -74,6 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
     if capture.nr_lost:
         cpus = ", ".join(f"cpu {cpu}: {count:,}" for cpu, count in capture.lost_by_cpu.items())
         print(f"percpu: {capture.nr_lost:,} events were lost ({cpus}); a larger --buffer helps", file=sys.stderr)
+    if capture.unseen and any(capture.unseen.values()):
+        allocs, frees = capture.unseen["nr_alloc"], capture.unseen["nr_dealloc"]
+        print(f"percpu: no event for at least {allocs:,} areas handed out and {frees:,} taken back", file=sys.stderr)
     if arguments.json:
         facts = dataclasses.asdict(capture)
         # Where standard output is the capture itself, everything else goes to standard error.
