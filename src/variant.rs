@@ -165,6 +165,17 @@ pub enum Regions {
     WholeUnit,
 }
 
+/// Which allocators of the first chunk there are (specification 31 sections 6 to 10).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BootAllocators {
+    /// 2.6.30: large pages remapped, one block, single pages; unit number = CPU id.
+    ByCpuId,
+    /// 2.6.31: the same; several units share a large page, through a map of units.
+    UnitMap,
+    /// 2.6.32 and later: one block for each group, or single pages.
+    Groups,
+}
+
 /// Constants of the first chunk that depend on the release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LayoutRules {
@@ -180,7 +191,18 @@ pub struct LayoutRules {
     pub regions: Regions,
     /// Slot lists beyond those of the size formula: 2, or 4 with depopulation.
     pub extra_slots: u32,
+    /// Smallest unit in bytes, before it is rounded up to a page: 32 KiB; 64 KiB before 2.6.37.
+    pub min_unit_size: u64,
+    /// Which allocators there are.
+    pub allocators: BootAllocators,
+    /// A wanted dynamic size of 0 stays 0, and [`DYN_PADDING`] asks for the padding to a page only (before 2.6.36).
+    pub signed_dyn: bool,
+    /// Of the farthest group one unit counts for the distance, not all of it (before 4.9).
+    pub distance_of_unit: bool,
 }
+
+/// Stands for a dynamic size of -1: whatever the rounding leaves.
+pub const DYN_PADDING: u64 = u64::MAX;
 
 /// Build options that change the constants of the first chunk (specification 30 section 2.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -210,8 +232,8 @@ impl LayoutRules {
             Err(ConfigError::new(parameter, given, format!("came with {since}, not before")))
         };
         let text = || format!("{}.{}.{}", release.0, release.1, release.2);
-        if release < (2, 6, 32) {
-            return Err(ConfigError::new("kernel", text(), "must be 2.6.32 or later"));
+        if release < (2, 6, 30) {
+            return Err(ConfigError::new("kernel", text(), "must be 2.6.30 or later"));
         }
         match build.dyn_shift {
             10 => {}
@@ -246,6 +268,14 @@ impl LayoutRules {
             grouping: if release < (5, 12, 0) { AllMembers } else { FirstMember },
             regions: if release < (4, 14, 0) { Regions::WholeUnit } else { Regions::HiddenEnds },
             extra_slots: if release < (5, 14, 0) { 2 } else { 4 },
+            min_unit_size: if release < (2, 6, 37) { 64 << 10 } else { 32 << 10 },
+            allocators: match release {
+                r if r < (2, 6, 31) => BootAllocators::ByCpuId,
+                r if r < (2, 6, 32) => BootAllocators::UnitMap,
+                _ => BootAllocators::Groups,
+            },
+            signed_dyn: release < (2, 6, 36),
+            distance_of_unit: release < (4, 9, 0),
         })
     }
 }
@@ -299,6 +329,10 @@ const fn layout(early_kib: u64, grouping: Grouping, regions: Regions, extra_slot
         grouping,
         regions,
         extra_slots,
+        min_unit_size: 32 << 10,
+        allocators: BootAllocators::Groups,
+        signed_dyn: false,
+        distance_of_unit: false,
     }
 }
 
@@ -449,6 +483,7 @@ mod tests {
         let profiled = Build { memory_profiling: true, ..plain };
         let none = Build { modules: false, memory_profiling: true, ..plain };
         for (release, build, early, dyn_64, dyn_32, module) in [
+            ((2, 6, 30), plain, 0, 20, 12, 8),
             ((2, 6, 32), plain, 0, 20, 12, 8),
             ((2, 6, 36), plain, 12, 20, 12, 8),
             ((3, 19, 8), plain, 12, 20, 12, 8),
@@ -469,7 +504,7 @@ mod tests {
             assert_eq!((narrow.early_size, narrow.module_reserve), (kib[0], kib[3]));
         }
         for (release, build, parameter) in [
-            ((2, 6, 31), plain, "kernel"),
+            ((2, 6, 29), plain, "kernel"),
             ((6, 5, 9), shifted(12), "dyn_shift"),
             ((6, 6, 0), shifted(13), "dyn_shift"),
             ((6, 12, 0), shifted(11), "dyn_shift"),

@@ -48,7 +48,11 @@ impl SummaryForm {
     /// The form of a release such as `6.12`, `4.19.0-6-amd64` or `2.6.35-22`; `None` if it is no number or
     /// older than 2.6.30.
     pub fn of_release(release: &str) -> Option<Self> {
-        let version = release_number(release)?;
+        Self::of_number(release_number(release)?)
+    }
+
+    /// The form of a release; `None` if it is older than 2.6.30.
+    pub fn of_number(version: (u32, u32, u32)) -> Option<Self> {
         Some(match version {
             v if v < (2, 6, 30) => return None,
             (2, 6, 30) => Self::V2_6_30,

@@ -45,7 +45,7 @@ use crate::layout::{self, FirstChunk, Region, VmallocSpace};
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
 use crate::units::{Bits, Bytes, Pages, WordSize};
-use crate::variant::{Generation, Preset, Rules};
+use crate::variant::{BootAllocators, Generation, Preset, Rules};
 use saved::Fields;
 
 /// What replays, sweeps, comparisons and the Python package need of a generation.
@@ -367,6 +367,10 @@ impl Setup {
     /// Later chunks get address space from 2^30 upwards, behind the first chunk where that is mapped
     /// page by page.
     pub fn of_first_chunk(preset: &Preset, rules: Rules, chunk: &FirstChunk) -> Result<Self, ConfigError> {
+        if let Some(mapped) = chunk.mapped_pages {
+            let limit = "must be all pages of a unit: no engine starts with a first chunk that is mapped later";
+            return Err(ConfigError::new("mapped_pages", mapped, limit));
+        }
         let region = |region: &Region| BootRegion {
             base_addr: region.base_addr,
             start_offset: Bytes(region.start_offset),
@@ -404,6 +408,10 @@ impl Setup {
     /// What lies in the space already must be taken there before ([`VmallocSpace::occupy`]), but not the area of
     /// `chunk` itself where it is mapped page by page.
     pub fn with_vmalloc(mut self, chunk: &FirstChunk, mut space: VmallocSpace) -> Result<Self, ConfigError> {
+        if chunk.rules.allocators != BootAllocators::Groups {
+            let limit = "must be of 2.6.32 or later: before, chunks had no groups and no search of their own";
+            return Err(ConfigError::new("vmalloc", "a space", limit));
+        }
         if let Some((start, size)) = chunk.vm_area {
             space.occupy(start..start.saturating_add(size))?;
         }

@@ -19,14 +19,15 @@
 //!
 //! # Source
 //!
-//! Specification 31 sections 8 to 8.2. Vmalloc spaces are not in that table: a request has the x86-64 one, or that
+//! Specification 31 sections 8 to 8.2 and 10; rows of 2.6.30 and 2.6.31 are those of x86, the only one with these
+//! allocators. Vmalloc spaces are not in that table: a request has the x86-64 one, or that
 //! of a typical x86-32 machine.
 
-use crate::boot_log::{release_number, SummaryForm};
+use crate::boot_log::{release_number, SummaryForm, INFO};
 use crate::error::ConfigError;
 use crate::layout::request::{FirstChunkRequest, Kind, PointerText};
 use crate::layout::topology::{Distance, Topology};
-use crate::units::{round_up, WordSize};
+use crate::units::WordSize;
 use crate::variant::{Build, LayoutRules};
 
 /// A release number.
@@ -120,9 +121,10 @@ const GENERIC: ArchPreset = ArchPreset {
 };
 
 const X86: ArchPreset = ArchPreset {
+    since: (2, 6, 30),
     page_sizes: &[4096],
     distances: Distances::SameNode,
-    page_since: Some(FIRST),
+    page_since: Some((2, 6, 30)),
     prefix: "setup_percpu: ",
     ..GENERIC
 };
@@ -199,7 +201,7 @@ pub struct Machine {
     pub static_size: u64,
     /// Build options.
     pub build: Build,
-    /// The boot parameter `percpu_alloc=`: auto, embed or page.
+    /// The boot parameter `percpu_alloc=`: auto, embed, page, or lpage before 2.6.32.
     pub kind: Kind,
     /// The kernel knows several CPUs.
     pub smp: bool,
@@ -267,18 +269,18 @@ impl Machine {
         if !row.reserved {
             (request.reserved_size, request.dyn_size) = (0, rules.module_reserve + rules.dyn_reserve);
         }
-        if release < (2, 6, 37) {
-            request.min_unit_size = Some(round_up(64 << 10, self.page_size.max(1)));
+        request.large_pages = self.large_pages;
+        if release < (3, 0, 0) {
+            request.dump_level = INFO;
         }
         request.page_allocator = row.page_since.is_some_and(|since| since <= release);
         request.arch_prefix = row.prefix.to_string();
-        request.form = match release {
-            r if r < (4, 6, 0) => SummaryForm::V2_6_32,
-            r if r < (5, 2, 0) => SummaryForm::V4_6,
-            _ => SummaryForm::V5_2,
-        };
+        request.form = SummaryForm::of_number(release).unwrap_or_default();
         request.pointer = if release < (4, 15, 0) { PointerText::Padded } else { PointerText::Hidden };
         request.kind = self.kind_for(row)?;
+        if self.smp && matches!(self.kind, Kind::Page | Kind::LargePage) && request.kind != self.kind {
+            request.unknown_allocator = Some(self.kind.name().to_string());
+        }
         if let Kind::Explicit { unit_size } = request.kind {
             request.dyn_size = self.own_dynamic_size(unit_size, request.reserved_size)?;
         }
@@ -326,15 +328,16 @@ impl Machine {
         let page = match (self.kind, row.automatic) {
             (Kind::Auto, Automatic::PageOnNodes) => self.spans_nodes(),
             (Kind::Auto, Automatic::PageFromNodeIds(least)) => self.nr_node_ids() >= least,
-            (Kind::Auto | Kind::Embed, _) => false,
+            (Kind::Auto | Kind::Embed | Kind::LargePage, _) => false,
             // Kernel: without the page allocator the name is unknown, and `auto` stays.
             (Kind::Page, _) => self.release()? >= row.page_since.unwrap_or(NEVER),
             (Kind::Explicit { .. } | Kind::Up, _) => {
-                return Err(ConfigError::new("kind", self.kind.name(), "must be auto, embed or page"))
+                return Err(ConfigError::new("kind", self.kind.name(), "must be auto, embed, page or lpage"))
             }
         };
         Ok(match self.kind {
             Kind::Embed => Kind::Embed,
+            Kind::LargePage if self.release()? < FIRST => Kind::LargePage,
             _ if page => Kind::Page,
             _ => Kind::Auto,
         })

@@ -22,11 +22,12 @@
 //!
 //! # Source
 //!
-//! Specification 31 sections 6 and 6.1, as from 4.9 on.
+//! Specification 31 sections 6 and 6.1. The two orders of 2.6.32 to 4.8 and of 4.9 on differ in what a failure leaves.
 
 use crate::boot_log::{message, LogLine, Summary, SummaryKind, INFO, WARNING};
 use crate::error::LayoutError;
 use crate::layout::first_chunk::{check_groups, set_up, FirstChunk};
+use crate::layout::groups::AllocInfo;
 use crate::layout::memory::BootMemory;
 use crate::layout::request::{failed, FirstChunkRequest, EINVAL, ENOMEM};
 
@@ -53,24 +54,29 @@ pub(crate) fn embed(
     }
     check_groups(&blocks, request.word)?;
     let base = blocks.iter().map(|&(address, _)| address).min().unwrap_or(0);
-    let max_distance = blocks[highest].0 - base + blocks[highest].1;
+    // Kernel: before 4.9 of the highest group only its first unit counted.
+    let end_of_highest = if request.rules.distance_of_unit { info.unit_size } else { blocks[highest].1 };
+    let max_distance = blocks[highest].0 - base + end_of_highest;
+    let size_sum = info.size_sum();
+    if request.rules.distance_of_unit {
+        give_back_unused(&info, &blocks, memory);
+    }
     // Kernel: in the machine word, so a space of more than a third of it wraps.
     if max_distance > request.word.wrap(request.vmalloc_total.wrapping_mul(3)) / 4 {
         let text = message::max_distance(max_distance, request.vmalloc_total);
         log.push(LogLine::new(WARNING, format!("{}{text}", request.form.prefix())));
         if request.page_allocator {
-            give_back(&blocks, memory);
+            // Kernel: before 4.9 what the units kept was lost.
+            if !request.rules.distance_of_unit {
+                give_back(&blocks, memory);
+            }
             return Err(failed("the groups are too far apart for the vmalloc space", EINVAL));
         }
     }
-    let size_sum = info.size_sum();
+    if !request.rules.distance_of_unit {
+        give_back_unused(&info, &blocks, memory);
+    }
     for (group, &(address, _)) in info.groups.iter_mut().zip(&blocks) {
-        for (unit, at) in group.cpu_map.iter().zip((address..).step_by(info.unit_size as usize)) {
-            match unit {
-                Some(_) => memory.free(at + size_sum, info.unit_size - size_sum),
-                None => memory.free(at, info.unit_size),
-            }
-        }
         group.base_offset = address - base;
     }
     let summary = Summary {
@@ -85,6 +91,19 @@ pub(crate) fn embed(
     };
     log.push(LogLine::new(INFO, summary.text(request.form)));
     set_up(request, info, base, true, log)
+}
+
+/// Holes, and the tails of units.
+fn give_back_unused(info: &AllocInfo, blocks: &[(u64, u64)], memory: &mut dyn BootMemory) {
+    let size_sum = info.size_sum();
+    for (group, &(address, _)) in info.groups.iter().zip(blocks) {
+        for (unit, at) in group.cpu_map.iter().zip((address..).step_by(info.unit_size as usize)) {
+            match unit {
+                Some(_) => memory.free(at + size_sum, info.unit_size - size_sum),
+                None => memory.free(at, info.unit_size),
+            }
+        }
+    }
 }
 
 /// Whole groups, in order.

@@ -37,13 +37,14 @@
 
 use std::collections::HashSet;
 
-use crate::boot_log::{message, LogLine, CRIT, DEBUG, EMERG, WARNING};
+use crate::boot_log::{message, LogLine, CRIT, EMERG, WARNING};
 use crate::error::{ConfigError, LayoutError};
 use crate::geometry::Geometry;
 use crate::layout::groups::AllocInfo;
+use crate::layout::history::LargePages;
 use crate::layout::request::{Backend, FirstChunkRequest, Kind};
 use crate::units::{round_down, round_up, Bytes, WordSize};
-use crate::variant::{LayoutRules, Regions};
+use crate::variant::{BootAllocators, LayoutRules, Regions};
 
 /// What one of the boot chunks serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +125,10 @@ pub struct FirstChunk {
     pub backend: Backend,
     /// Address space that the page allocator took: start and bytes. Later chunks must keep off it.
     pub vm_area: Option<(u64, u64)>,
+    /// Large pages that are mapped a second time (2.6.30 and 2.6.31).
+    pub large_pages: Option<LargePages>,
+    /// Pages of a unit that memory is behind, where it is not all of those that the regions need (`4k` of 2.6.30).
+    pub mapped_pages: Option<u32>,
     /// The lines that the set-up printed.
     pub log: Vec<LogLine>,
 }
@@ -248,7 +253,10 @@ pub(crate) fn set_up(
     if topology.possible().iter().any(|&cpu| unit_map[cpu as usize].is_none()) {
         return Err(checks.fail("unit_map[cpu] == UINT_MAX"));
     }
-    log.extend(info.boot_record().lines().into_iter().map(|text| LogLine::new(DEBUG, text)));
+    if request.rules.allocators == BootAllocators::Groups {
+        let level = request.dump_level;
+        log.extend(info.boot_record().lines().into_iter().map(|text| LogLine::new(level, text)));
+    }
     let (first, reserved) = regions(request, &info, base_addr)?;
     if first.size == 0 || first.nr_pages == 0 {
         // Kernel: only 2.6.32 to 2.6.35 could get here; no engine models a first chunk that serves nothing.
@@ -277,6 +285,8 @@ pub(crate) fn set_up(
         identity: request.kind == Kind::Up,
         backend: request.backend(),
         vm_area: None,
+        large_pages: None,
+        mapped_pages: None,
         log: std::mem::take(log),
         info,
     })

@@ -39,7 +39,7 @@ use crate::error::{ensure_invariant, ConfigError, Violation};
 use crate::geometry::MAX_UNIT_SIZE;
 use crate::layout::topology::{Distance, Topology, LOCAL_DISTANCE};
 use crate::units::{round_up, WordSize};
-use crate::variant::{Grouping, LayoutRules, Regions};
+use crate::variant::{Grouping, LayoutRules, Regions, DYN_PADDING};
 
 /// Units of CPUs that are near each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct LayoutInput<'a> {
     pub static_size: u64,
     /// Reserved area, bytes; 0 = none.
     pub reserved_size: u64,
-    /// Least dynamic size, bytes; raised to the early minimum.
+    /// Least dynamic size, bytes; raised to the early minimum. Before 2.6.36 also [`DYN_PADDING`].
     pub dyn_size: u64,
     /// Atom, bytes; a multiple of the page.
     pub atom_size: u64,
@@ -118,7 +118,7 @@ impl LayoutInput<'_> {
         for (name, value) in [
             ("static_size", self.static_size),
             ("reserved_size", self.reserved_size),
-            ("dyn_size", self.dyn_size),
+            ("dyn_size", unsigned_dyn(self.rules, self.dyn_size)),
             ("early_size", self.rules.early_size),
             ("min_unit_size", self.min_unit_size),
         ] {
@@ -134,9 +134,16 @@ impl LayoutInput<'_> {
         if self.rules.regions == Regions::PaddedReserved && reserved_size != 0 {
             reserved_size = round_up(self.static_size + reserved_size, self.page_size) - self.static_size;
         }
-        let wanted = self.dyn_size.max(self.rules.early_size);
+        let wanted = match self.dyn_size {
+            DYN_PADDING if self.rules.signed_dyn => 0,
+            dyn_size => dyn_size.max(self.rules.early_size),
+        };
         let size_sum = round_up(self.static_size + reserved_size + wanted, self.page_size);
-        let dyn_size = size_sum - self.static_size - reserved_size;
+        let dyn_size = match self.dyn_size {
+            // Kernel: before 2.6.36 the padding is used only if some dynamic size was wanted.
+            0 if self.rules.signed_dyn => 0,
+            _ => size_sum - self.static_size - reserved_size,
+        };
         check_word(self.word, "static_size + reserved_size + dyn_size", size_sum)?;
         Ok(Sizes {
             reserved_size,
@@ -212,6 +219,14 @@ pub(crate) fn check_size(name: &'static str, value: u64) -> Result<(), ConfigErr
     Err(ConfigError::new(name, value, format!("must be at most {MAX_UNIT_SIZE}")))
 }
 
+/// The wanted dynamic size as a number of bytes: a -1 that the release knows is none.
+pub(crate) fn unsigned_dyn(rules: &LayoutRules, dyn_size: u64) -> u64 {
+    match dyn_size {
+        DYN_PADDING if rules.signed_dyn => 0,
+        other => other,
+    }
+}
+
 pub(crate) fn check_word(word: WordSize, name: &'static str, value: u64) -> Result<(), ConfigError> {
     if value <= word.max() {
         return Ok(());
@@ -228,7 +243,7 @@ pub(crate) fn check_atom(atom_size: u64, page_size: u64) -> Result<(), ConfigErr
 }
 
 /// Whether an allocation splits into `upa` units of whole pages.
-fn acceptable(alloc_size: u64, upa: u64, page_size: u64) -> bool {
+pub(crate) fn acceptable(alloc_size: u64, upa: u64, page_size: u64) -> bool {
     alloc_size % upa == 0 && (alloc_size / upa) % page_size == 0
 }
 
@@ -285,7 +300,7 @@ fn group_by_all(topology: &Topology) -> Vec<Vec<u32>> {
 }
 
 /// Step D, the waste rule.
-fn choose_upa(groups: &[Vec<u32>], nr_possible: u32, alloc_size: u64, max_upa: u64, page_size: u64) -> u64 {
+pub(crate) fn choose_upa(groups: &[Vec<u32>], nr_possible: u32, alloc_size: u64, max_upa: u64, page_size: u64) -> u64 {
     let mut last_allocs = u64::from(i32::MAX as u32);
     let mut best = 1;
     for upa in (1..=max_upa).rev().filter(|&upa| acceptable(alloc_size, upa, page_size)) {

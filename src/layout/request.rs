@@ -6,7 +6,7 @@
 //! selects as the kernel does:
 //!
 //! ```text
-//! auto, embed --> embed --ok--> first chunk
+//! auto, embed --> embed --ok--> first chunk                        (2.6.30 and 2.6.31: see `history`)
 //!                   |
 //!                   +--errno--> "falling back to page size" --> page --ok--> first chunk
 //! page -----------------------------------------------------------^
@@ -26,18 +26,21 @@
 //!
 //! Specification 31 sections 8 to 8.2; golden data, `explicit`.
 
-use crate::boot_log::{message, LogLine, SummaryForm, WARNING};
+use crate::boot_log::{message, LogLine, SummaryForm, DEBUG, WARNING};
 use crate::error::{ConfigError, LayoutError};
 use crate::geometry::MAX_UNIT_SIZE;
 use crate::layout::embed::embed;
 use crate::layout::first_chunk::{set_up, FirstChunk};
-use crate::layout::groups::{self, check_atom, check_page_size, check_size, check_word, AllocInfo, Group, LayoutInput};
+use crate::layout::groups::{
+    self, check_atom, check_page_size, check_size, check_word, unsigned_dyn, AllocInfo, Group, LayoutInput,
+};
+use crate::layout::history;
 use crate::layout::memory::{BootMemory, Contiguous};
 use crate::layout::page::page;
 use crate::layout::topology::Topology;
 use crate::layout::vm_areas::{Search, VmallocSpace};
 use crate::units::{round_up, WordSize};
-use crate::variant::LayoutRules;
+use crate::variant::{BootAllocators, LayoutRules, DYN_PADDING};
 
 /// No memory.
 pub const ENOMEM: i32 = -12;
@@ -60,6 +63,8 @@ pub enum Kind {
     Embed,
     /// Page by page.
     Page,
+    /// Large pages mapped a second time (2.6.30 and 2.6.31); the atom is the large page.
+    LargePage,
     /// One unit of `unit_size` bytes per possible CPU; groups in order of their first CPU, one after the other,
     /// each start aligned to the atom. Sizes are taken as given.
     Explicit {
@@ -77,6 +82,7 @@ impl Kind {
             Kind::Auto => "auto",
             Kind::Embed => "embed",
             Kind::Page => "page",
+            Kind::LargePage => "lpage",
             Kind::Explicit { .. } => "explicit",
             Kind::Up => "up",
         }
@@ -131,7 +137,7 @@ pub struct FirstChunkRequest {
     pub min_alloc_size: u64,
     /// Block of the metadata, bytes; `None` = the page, as in every kernel.
     pub block_size: Option<u64>,
-    /// Smallest unit, bytes; `None` = 32 KiB rounded up to a page (64 KiB before 2.6.37).
+    /// Smallest unit, bytes; `None` = the release's, rounded up to a page.
     pub min_unit_size: Option<u64>,
     /// CPUs, nodes and distances.
     pub topology: Topology,
@@ -157,6 +163,14 @@ pub struct FirstChunkRequest {
     pub form: SummaryForm,
     /// How addresses are printed.
     pub pointer: PointerText,
+    /// Level of the layout dump: debug, information before 3.0.
+    pub dump_level: u8,
+    /// The CPU has large pages; without them 2.6.30 and 2.6.31 take single pages unless told otherwise.
+    pub large_pages: bool,
+    /// What the boot parameter says, if it names no allocator of this kernel.
+    pub unknown_allocator: Option<String>,
+    /// Percent of the vmalloc space that a chunk of remapped large pages may take (2.6.30 and 2.6.31).
+    pub remap_percent: u64,
 }
 
 impl FirstChunkRequest {
@@ -184,6 +198,10 @@ impl FirstChunkRequest {
             explicit_base: LINEAR_START,
             form: SummaryForm::V5_2,
             pointer: PointerText::Padded,
+            dump_level: DEBUG,
+            large_pages: true,
+            unknown_allocator: None,
+            remap_percent: 20,
         }
     }
 
@@ -214,7 +232,7 @@ impl FirstChunkRequest {
 
     /// Smallest unit, bytes.
     pub fn min_unit_size(&self) -> u64 {
-        self.min_unit_size.unwrap_or_else(|| groups::min_unit_size(self.page_size))
+        self.min_unit_size.unwrap_or_else(|| round_up(self.rules.min_unit_size, self.page_size.max(1)))
     }
 
     /// What backs later chunks.
@@ -251,7 +269,9 @@ impl FirstChunkRequest {
     pub fn page_alloc_info(&self) -> Result<AllocInfo, ConfigError> {
         self.check()?;
         let topology = self.topology.clone().without_distance();
-        LayoutInput { dyn_size: 0, atom_size: self.page_size, topology: &topology, ..self.layout_input() }.build()
+        // Kernel: before there was an early minimum, the padding to a page had to do.
+        let dyn_size = if self.rules.signed_dyn { DYN_PADDING } else { 0 };
+        LayoutInput { dyn_size, atom_size: self.page_size, topology: &topology, ..self.layout_input() }.build()
     }
 
     /// Sets the first chunk up with the groups one after the other from [`LINEAR_START`] or [`LINEAR_START_32`].
@@ -266,7 +286,19 @@ impl FirstChunkRequest {
     pub fn set_up(&self, memory: &mut dyn BootMemory) -> Result<FirstChunk, LayoutError> {
         self.check()?;
         let mut log = Vec::new();
+        if let Some(name) = &self.unknown_allocator {
+            let text = message::unknown_allocator(name);
+            log.push(LogLine::new(WARNING, format!("{}{text}", self.form.prefix())));
+        }
         let result = match self.kind {
+            Kind::Auto | Kind::Embed | Kind::Page | Kind::LargePage
+                if self.rules.allocators != BootAllocators::Groups =>
+            {
+                history::first_chunk(self, memory, &mut log)
+            }
+            Kind::LargePage => {
+                return Err(ConfigError::new("first_chunk", "lpage", "was removed with 2.6.32").into());
+            }
             Kind::Auto | Kind::Embed => match embed(self, memory, &mut log) {
                 Err(LayoutError::Failed { errno, .. }) if self.fallback && self.page_allocator => {
                     let text = message::falling_back(self.kind.name(), errno);
@@ -358,7 +390,7 @@ impl FirstChunkRequest {
         for (name, value) in [
             ("static_size", self.static_size),
             ("reserved_size", self.reserved_size),
-            ("dyn_size", self.dyn_size),
+            ("dyn_size", unsigned_dyn(&self.rules, self.dyn_size)),
             ("min_unit_size", self.min_unit_size()),
             ("early_size", self.rules.early_size),
             ("dyn_reserve", self.rules.dyn_reserve),

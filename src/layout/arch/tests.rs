@@ -169,7 +169,8 @@ fn nonsense_is_named() {
     for (machine, parameter) in [
         (m("z80", "6.1", 4096), "arch"),
         (m("x86_64", "six", 4096), "kernel"),
-        (m("x86_64", "2.6.31", 4096), "variant"),
+        (m("x86_64", "2.6.29", 4096), "variant"),
+        (m("sparc64", "2.6.31", 8192), "variant"),
         (m("loongarch64", "5.18", 16_384), "variant"),
         (of("radix", m("arm64", "6.1", 4096)), "variant"),
         (m("x86_64", "6.1", 8192), "page_size"),
