@@ -224,22 +224,23 @@ impl Allocator {
     /// Frees a part of a batch, which begins at `from`, on a Linux engine.
     fn free_groups(&mut self, ptrs: &[u64], from: usize, part: &[u64]) -> Result<(), BatchError> {
         let nothing = (ChunkId::RESERVED, u32::MAX);
+        // The chunk that was found last; none at first.
+        let mut near = (ChunkId::RESERVED, 0);
         for (group, number) in part.chunks(GROUP).zip(0..) {
             let mut areas = [nothing; GROUP];
             let linux = self.engine.as_linux().expect("asked before");
             for (area, ptr) in areas.iter_mut().zip(group) {
-                // What is no live area is found out below.
+                // What is no area is found out below.
                 if *ptr != NULL {
-                    *area = linux.live_at(self.address.ptr_to_addr(*ptr)).unwrap_or(nothing);
+                    *area = linux.place_at(self.address.ptr_to_addr(*ptr), &mut near).unwrap_or(nothing);
                 }
             }
             let areas = &areas[..group.len()];
             let mut at = 0;
             while at < areas.len() {
-                let most = self.most_at_once() as usize;
-                let linux = self.linux_mut();
-                let freed = if areas[at] == nothing { None } else { linux.free_some(&areas[at..], most) };
-                match freed {
+                let most = (self.most_at_once() as usize).min(areas.len() - at);
+                let some = &areas[at..at + most];
+                match if some[0] == nothing { None } else { self.linux_mut().free_some(some) } {
                     Some(count) => {
                         self.operated_many(count as u32);
                         at += count;

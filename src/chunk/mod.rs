@@ -312,6 +312,13 @@ impl Chunk {
             && bitmap::test(&self.bound_map, start)
     }
 
+    /// Reads what a free at bit `bit` in block `block` will need, so that the processor has begun to fetch it.
+    #[inline]
+    pub(crate) fn touch(&self, bit: u32, block: usize) {
+        let word = (bit / bitmap::WORD_BITS) as usize;
+        std::hint::black_box((self.alloc_map[word], self.bound_map[word], self.blocks[block].contig_hint));
+    }
+
     /// The served bits, without the hidden ends.
     #[inline]
     pub fn served(&self, ctx: &Context) -> std::ops::Range<u32> {

@@ -39,6 +39,86 @@ pub struct Run {
 }
 
 impl Chunk {
+    /// Takes up to `most` areas of `bits` where nothing but the end of the map is free, and all of that: as
+    /// [`Chunk::alloc_run`], but over several blocks, and areas must fill blocks exactly. `spare` blocks may be begun; the first
+    /// area in one more is the last. `None`, and nothing changed, if not even one can be taken so.
+    #[inline]
+    pub fn fresh_run<M: Mode>(&mut self, m: M, bits: u32, align: u32, start: u32, most: u32, spare: i32) -> Option<Run> {
+        let (block_bits, rules) = (m.block_bits(), m.rules());
+        let md = &self.md;
+        let (from, contig) = (md.contig_hint_start as u32, md.contig_hint as u32);
+        let tail = md.first_free as u32 == from && start == from && from + contig == md.nr_bits as u32;
+        let fills = bits % align == 0 && bits.is_power_of_two() && bits <= block_bits && from % bits == 0;
+        if !tail || !fills || from == 0 || (rules.scan_hints && md.scan_hint != 0) || !m.block_is_page() {
+            return None;
+        }
+        // Every refresh counts the empty pages.
+        if !rules.exact_empty_pages
+            && bitmap::count_both(&self.whole, &self.populated) as i32 != self.nr_empty_pop_pages
+        {
+            return None;
+        }
+        // The slot must stay, and something of the run.
+        let lowest = if rules.slot_by_contig { lowest_of_slot(m.bytes(contig)).div_ceil(m.bytes(1)) } else { 1 };
+        let mut most = most.min(contig.checked_sub(lowest)? / bits);
+        if !rules.slot_by_contig {
+            most = most.min((self.free_bytes - lowest_of_slot(self.free_bytes)) / m.bytes(bits));
+        }
+        let (mut end, mut taken, mut begun) = (from, 0, 0);
+        while taken < most && begun <= spare {
+            let index = end >> m.block_shift();
+            let so = (end & (block_bits - 1)) as i32;
+            let block = &mut self.blocks[index as usize];
+            let plain = block.contig_hint_start == so
+                && block.contig_hint_start + block.contig_hint == block_bits as i32
+                && block.first_free == so
+                && (!rules.scan_hints || block.scan_hint == 0);
+            if !plain || !bitmap::test(&self.populated, index) {
+                break;
+            }
+            let mut here = (block_bits - so as u32) / bits;
+            if so == 0 {
+                begun += 1;
+                if begun > spare {
+                    here = 1;
+                }
+            }
+            let here = here.min(most - taken);
+            taken += here;
+            end += here * bits;
+            let used = so + (here * bits) as i32;
+            let rest = block_bits as i32 - used;
+            block.contig_hint = rest;
+            // Nothing is left of a full block but where its last area began.
+            block.contig_hint_start = if rest == 0 { used - bits as i32 } else { used };
+            block.first_free = used;
+            block.right_free = rest;
+            if so == 0 || !rules.scan_hints {
+                block.left_free = 0;
+            }
+            if so == 0 {
+                bitmap::clear(&mut self.whole, index);
+            }
+        }
+        if taken == 0 {
+            return None;
+        }
+        bitmap::set_range(&mut self.alloc_map, from, end);
+        bitmap::clear_range(&mut self.bound_map, from, end);
+        bitmap::set_periodic(&mut self.bound_map, from, 1, bits, taken);
+        bitmap::set(&mut self.bound_map, end);
+        self.free_bytes -= m.bytes(end - from);
+        self.nr_empty_pop_pages -= begun;
+        let md = &mut self.md;
+        md.first_free = end as i32;
+        md.contig_hint_start = end as i32;
+        md.contig_hint -= (end - from) as i32;
+        if rules.scan_hints {
+            md.right_free = md.contig_hint;
+        }
+        Some(Run { off: from, step: bits, count: taken })
+    }
+
     /// Takes up to `most` areas of `bits` at `align`, as calls of [`Chunk::find_block_fit`] and
     /// [`Chunk::alloc_area`] would one after the other; `start` is what the first search has found. `None`, and
     /// nothing changed, unless two or more can be taken at once. All lie on populated pages, the count of empty
@@ -226,62 +306,74 @@ impl Chunk {
         }
     }
 
-    /// Frees as many of the neighbouring areas that start at `starts` as can be freed at once inside one block, joined to its largest
-    /// free run; returns how many areas and bits. 0 if single calls have to do it. Nothing is changed but the chunk, and its slot may be
-    /// another by free bytes only.
-    #[inline]
-    pub fn free_run<M: Mode>(&mut self, m: M, starts: impl Iterator<Item = u32>) -> (u32, u32) {
+    /// Frees the live areas that start at `starts`, one after the other, as long as each lies in one and the same block, and leaves
+    /// that not wholly free; returns how many areas and bits. Stops before anything that is no live area, and at what
+    /// single calls have to do. No page becomes empty.
+    #[inline(always)]
+    pub fn free_in_block<M: Mode>(&mut self, m: M, starts: impl Iterator<Item = u32>) -> (u32, u32) {
+        let bits = m.block_bits();
+        let served = self.start_offset >> m.granule_shift()
+            ..self.nr_bits().0 - (self.end_offset >> m.granule_shift());
         let mut starts = starts.peekable();
-        let Some(first) = starts.peek().copied() else { return (0, 0) };
-        let index = first >> m.block_shift();
-        // The first block offers its runs to the chunk-wide hint, each by itself.
-        if !m.block_is_page() || self.immutable() || (m.rules().free_offers_interval && index == 0) {
-            return (0, 0);
-        }
+        let index = match starts.peek() {
+            Some(first) if m.block_is_page() && served.contains(first) => *first >> m.block_shift(),
+            _ => return (0, 0),
+        };
         let base = index << m.block_shift();
-        let edge = base + m.block_bits();
-        let block = &self.blocks[index as usize];
-        let joined = base + (block.contig_hint_start + block.contig_hint) as u32;
-        if block.contig_hint == 0 || joined != first || !bitmap::test(&self.alloc_map, first) {
-            return (0, 0);
-        }
-        // Up to the end of the areas that follow each other; `sure` is where an area is known to follow.
-        let (mut end, mut count) = (first, 0);
-        let (mut sure, mut sure_count) = (first, 0);
-        for start in starts {
-            if start != end || !bitmap::test(&self.alloc_map, start) {
+        let edge = base + bits;
+        let mut block = self.blocks[index as usize];
+        let mut md = self.md;
+        let (mut count, mut freed) = (0, 0);
+        for off in starts {
+            if off.wrapping_sub(base) >= bits || !served.contains(&off) {
                 break;
             }
-            (sure, sure_count) = (end, count);
-            end = bitmap::next_set(&self.bound_map, edge, start + 1);
-            if end >= edge {
+            if !bitmap::test(&self.alloc_map, off) || !bitmap::test(&self.bound_map, off) {
                 break;
             }
+            // The boundary at the edge counts.
+            let end = bitmap::next_set(&self.bound_map, edge + 1, off + 1);
+            if end > edge {
+                break;
+            }
+            // Joined with its free neighbours, as in `update_hints_free`.
+            let (so, eo) = ((off - base) as i32, (end - base) as i32);
+            let from = if so == block.contig_hint + block.contig_hint_start {
+                block.contig_hint_start
+            } else {
+                bitmap::last_set(&self.alloc_map, base, off).map_or(0, |bit| (bit + 1 - base) as i32)
+            };
+            let to = if eo == block.contig_hint_start {
+                block.contig_hint_start + block.contig_hint
+            } else {
+                (bitmap::next_set(&self.alloc_map, edge, end) - base) as i32
+            };
+            if from == 0 && to == bits as i32 {
+                break;
+            }
+            bitmap::clear_range(&mut self.alloc_map, off, end);
             count += 1;
+            freed += end - off;
+            md.first_free = md.first_free.min(off as i32);
+            block.update(from, to, m.rules());
+            if !m.rules().free_offers_interval {
+                md.offer_contig(base as i32 + from, block.contig_hint);
+            } else if index == 0 {
+                md.update(from, to, m.rules());
+            } else {
+                md.first_free = md.first_free.min(base as i32 + from);
+            }
         }
-        if end < edge && bitmap::test(&self.alloc_map, end) {
-            (sure, sure_count) = (end, count);
+        if count > 0 {
+            let left_free = std::mem::replace(&mut self.blocks[index as usize], block).left_free;
+            if left_free != block.left_free {
+                self.note_whole(index);
+            }
+            self.md = md;
+            self.free_bytes += m.bytes(freed);
+            self.nr_alloc -= count;
         }
-        if sure_count == 0 {
-            return (0, 0);
-        }
-        let freed = sure - first;
-        bitmap::clear_range(&mut self.alloc_map, first, sure);
-        self.free_bytes += m.bytes(freed);
-        self.md.first_free = self.md.first_free.min(first as i32);
-        let block = &mut self.blocks[index as usize];
-        let start = block.contig_hint_start;
-        block.update(start, (sure - base) as i32, m.rules());
-        if start == 0 {
-            self.note_whole(index);
-        }
-        if !m.rules().free_offers_interval {
-            self.md.offer_contig(base as i32 + start, self.blocks[index as usize].contig_hint);
-        } else {
-            self.md.first_free = self.md.first_free.min(base as i32 + start);
-        }
-        self.nr_alloc -= sure_count;
-        (sure_count, freed)
+        (count, freed)
     }
 }
 

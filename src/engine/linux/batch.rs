@@ -4,18 +4,18 @@
 //!
 //! A batch is cut into stretches. Of equal requests in a row one search finds the chunk, and
 //! [`Chunk::alloc_run`](crate::chunk::Chunk::alloc_run) takes as many areas there as are sure to come one after the
-//! other; of frees, [`Chunk::free_run`](crate::chunk::Chunk::free_run) takes neighbours. What is
-//! between is done one by one. The worker is not scheduled inside a stretch, so that the caller, who decides
+//! other; of frees, [`Chunk::free_in_block`](crate::chunk::Chunk::free_in_block) takes those in one block. What is
+//! between is done one by one. Only the last operation of a stretch can schedule the worker, so that the caller, who decides
 //! when it runs, sees every moment at which it could.
 //!
 //! Source: specification 20 sections 4, 5 and 8.
 
 use super::request::Search;
-use super::{Linux, EMPTY_LOW};
+use super::{slot_of, Linux};
 use crate::chunk::mode::with_mode;
-use crate::chunk::Mode;
+use crate::chunk::{Mode, Role};
 use crate::request::{ChunkId, Outcome, Reason, Request};
-use crate::units::Bytes;
+use crate::units::{Bits, Bytes};
 
 /// What became of the first of equal requests, or the first few.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +36,8 @@ pub enum Served {
 }
 
 impl Linux {
-    /// Serves the first of `most` equal requests, and as many more as can be served at once. Where the worker is due
-    /// by then, it was scheduled by the last one.
+    /// Serves the first of `most` equal requests, and as many more as can be served at once. Only the last
+    /// one can have scheduled the worker.
     #[inline]
     pub fn alloc_some(&mut self, request: &Request, most: u32) -> Served {
         with_mode!(self.kind, self.ctx, m => self.alloc_some_by(m, request, most))
@@ -52,12 +52,11 @@ impl Linux {
                 return Served::Failed(Reason::Illegal);
             }
         };
-        // With few empty pages every request schedules the worker.
-        let most = if self.nr_empty_pop_pages < EMPTY_LOW && !self.balance_pending { 1 } else { most };
         let search = self.search(m, &task, most);
         if let Search::Found(chunk, run) = &search {
             if run.count > 1 {
                 self.count_alloc(*chunk, task.size, run.count);
+                self.finish(m, *chunk, Bits(run.off));
                 let bytes = |bits: u32| Bytes(u64::from(bits) << m.granule_shift());
                 return Served::Placed { chunk: *chunk, off: bytes(run.off), step: bytes(run.step), count: run.count };
             }
@@ -69,68 +68,72 @@ impl Linux {
         }
     }
 
-    /// Where a live area starts: chunk and bit of the byte at `off` of its unit zero address `addr`.
-    #[inline]
-    pub(crate) fn live_at(&self, addr: u64) -> Option<(ChunkId, u32)> {
-        let (id, base) = match self.first.is_some() || self.reserved.is_some() {
-            false => self.by_base.find(addr)?,
-            true => {
-                let id = self.find_chunk(addr)?;
-                (id, self.chunk(id)?.base_addr)
-            }
-        };
-        let off = addr.wrapping_sub(base);
-        let chunk = self.chunk(id)?;
-        let bit = off >> self.granule_shift;
-        let live = bit << self.granule_shift == off && bit < u64::from(chunk.nr_bits().0);
-        (live && with_mode!(self.kind, self.ctx, m => chunk.is_area_start(m, bit as u32))).then_some((id, bit as u32))
+    /// The place of a pointer's address in unit zero: chunk and bit, if a chunk has it and it is a whole granule; whether a
+    /// live area starts there is not asked. `near` is the chunk that was found last, and its base.
+    #[inline(always)]
+    pub(crate) fn place_at(&self, addr: u64, near: &mut (ChunkId, u64)) -> Option<(ChunkId, u32)> {
+        let off = addr.wrapping_sub(near.1);
+        if off < self.by_base.unit_size && near.0 != ChunkId::RESERVED {
+            return (off & (self.ctx.geometry.min_alloc_size().0 - 1) == 0)
+                .then_some((near.0, (off >> self.granule_shift) as u32));
+        }
+        self.find_place(addr, near)
     }
 
-    /// Frees the area that is first in `areas`, and as many more as can be freed at once, no more than `most`; returns how
-    /// many. `None`, and nothing changed, if no live area starts there.
+    /// [`Linux::place_at`] in another chunk, whose words are asked for ahead of their use.
+    fn find_place(&self, addr: u64, near: &mut (ChunkId, u64)) -> Option<(ChunkId, u32)> {
+        let (id, base) = if self.first.is_some() || self.reserved.is_some() {
+            let id = self.find_chunk(addr)?;
+            (id, self.chunk(id)?.base_addr)
+        } else {
+            self.by_base.find(addr)?
+        };
+        let off = addr.wrapping_sub(base);
+        let bit = off >> self.granule_shift;
+        let chunk = self.chunk(id)?;
+        if bit << self.granule_shift != off || bit >= u64::from(chunk.nr_bits().0) {
+            return None;
+        }
+        chunk.touch(bit as u32, bit as usize >> self.ctx.geometry.block_bits_shift());
+        if chunk.role == Role::Dynamic {
+            // Addresses of a boot chunk are not its own over a whole unit.
+            *near = (id, base);
+        }
+        Some((id, bit as u32))
+    }
+
+    /// Frees the area that is first in `areas`, and as many more as can be freed at once; returns how many. `None`, and nothing changed,
+    /// if no live area starts there. Only the last one can have scheduled the worker.
     #[inline]
-    pub(crate) fn free_some(&mut self, areas: &[(ChunkId, u32)], most: usize) -> Option<usize> {
-        with_mode!(self.kind, self.ctx, m => self.free_some_by(m, areas, most))
+    pub(crate) fn free_some(&mut self, areas: &[(ChunkId, u32)]) -> Option<usize> {
+        with_mode!(self.kind, self.ctx, m => self.free_some_by(m, areas))
     }
 
     #[inline(always)]
-    fn free_some_by<M: Mode>(&mut self, m: M, areas: &[(ChunkId, u32)], most: usize) -> Option<usize> {
+    fn free_some_by<M: Mode>(&mut self, m: M, areas: &[(ChunkId, u32)]) -> Option<usize> {
         let (id, bit) = areas[0];
-        let next = areas.get(1).filter(|_| most > 1);
-        if next.is_some_and(|(chunk, start)| *chunk == id && *start > bit) {
-            if let Some(count) = self.free_neighbours(m, id, &areas[..most.min(areas.len())]) {
-                return Some(count);
+        let chunk = self.chunk(id)?;
+        // No free inside a block changes this.
+        if !m.rules().depopulate || !self.should_reclaim(chunk) {
+            let Self { ctx, numbers, chunks, reserved, slots, stats, .. } = self;
+            let chunk = if id.is_reserved() { reserved.as_deref_mut() } else { chunks[id.0 as usize].as_deref_mut() };
+            let chunk = chunk.expect("found above");
+            let from = slot_of(m, ctx, numbers, chunk);
+            let starts = areas.iter().take_while(|(chunk, _)| *chunk == id).map(|(_, bit)| *bit);
+            let (count, _) = chunk.free_in_block(m, starts);
+            if count > 0 {
+                stats.freed_many(u64::from(count));
+                let to = slot_of(m, ctx, numbers, chunk);
+                if from < to && !id.is_reserved() && !chunk.isolated {
+                    slots.push_front(to, id);
+                }
+                return Some(count as usize);
             }
         }
-        let chunk = self.chunk(id)?;
-        if !chunk.is_area_start(m, bit) {
+        if !self.chunk(id)?.is_area_start(m, bit) {
             return None;
         }
         self.free_bit(m, id, bit);
         Some(1)
-    }
-
-    /// Frees neighbours at once where nothing is scheduled by any of them.
-    #[inline(always)]
-    fn free_neighbours<M: Mode>(&mut self, m: M, id: ChunkId, areas: &[(ChunkId, u32)]) -> Option<usize> {
-        if id.is_reserved() {
-            return None;
-        }
-        let chunk = self.chunk(id)?;
-        if chunk.isolated || (m.rules().depopulate && self.should_reclaim(chunk)) {
-            return None;
-        }
-        let from = self.chunk_slot_by(m, id);
-        let starts = areas.iter().take_while(|(chunk, _)| *chunk == id).map(|(_, bit)| *bit);
-        let (count, _) = self.chunk_mut(id).free_run(m, starts);
-        if count == 0 {
-            return None;
-        }
-        self.stats.freed_many(u64::from(count));
-        let to = self.chunk_slot_by(m, id);
-        if from < to {
-            self.slots.push_front(to, id);
-        }
-        Some(count as usize)
     }
 }

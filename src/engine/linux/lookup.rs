@@ -44,7 +44,8 @@ const NONE: Entry = Entry { base: u64::MAX, id: ChunkId::RESERVED };
 #[derive(Clone)]
 pub(super) struct Lookup {
     tree: BTreeMap<u64, ChunkId>,
-    unit_size: u64,
+    /// Bytes of a chunk.
+    pub unit_size: u64,
     /// log2 of the bytes of a stretch.
     shift: u32,
     /// Stretch of the first entry.

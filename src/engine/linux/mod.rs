@@ -230,11 +230,6 @@ impl Linux {
         slot_of(&self.ctx, &self.ctx, &self.numbers, chunk)
     }
 
-    #[inline(always)]
-    fn chunk_slot_by<M: Mode>(&self, m: M, id: ChunkId) -> u32 {
-        slot_of(m, &self.ctx, &self.numbers, self.chunk(id).expect("the chunk exists"))
-    }
-
     /// Puts a new or reintegrated chunk to the front of the list of its hints.
     fn enlist(&mut self, id: ChunkId) {
         let chunk = self.chunk(id).expect("the chunk exists");

@@ -228,11 +228,22 @@ impl Linux {
         pop_only: bool,
         most: u32,
     ) -> Result<Run, NoFit> {
+        let spare = self.nr_empty_pop_pages - EMPTY_LOW;
+        // Scheduled already, it cannot be scheduled again.
+        let spare = if self.balance_pending { i32::MAX } else { spare };
         let chunk = self.chunk_mut(id);
         let start = chunk.find_block_fit(m, bits, align, pop_only).ok_or(NoFit::Hints)?;
-        if most > 1 && !chunk.isolated {
-            if let Some(run) = chunk.alloc_run(m, bits, align, start, most) {
+        if !chunk.isolated && !id.is_reserved() {
+            let before = chunk.nr_empty_pop_pages;
+            if let Some(run) = chunk.fresh_run(m, bits, align, start, most, spare) {
+                let lost = before - chunk.nr_empty_pop_pages;
+                self.nr_empty_pop_pages -= lost;
                 return Ok(run);
+            }
+            if most > 1 && spare >= 0 {
+                if let Some(run) = chunk.alloc_run(m, bits, align, start, most) {
+                    return Ok(run);
+                }
             }
         }
         let off = self.change(m, id, |chunk| chunk.alloc_area(m, bits, align, start, pop_only)).ok_or(NoFit::Map)?;
