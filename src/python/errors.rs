@@ -80,6 +80,18 @@ pub fn trace_error(py: Python<'_>, error: &TraceError) -> PyErr {
     exception("TraceError", &error.to_string(), attributes)
 }
 
+/// A trace that cannot be read, and where it came from.
+pub fn trace_error_in(py: Python<'_>, source: &str, error: &TraceError) -> PyErr {
+    let attributes = || {
+        let d = PyDict::new(py);
+        d.set_item("line", error.line)?;
+        d.set_item("text", &error.text)?;
+        d.set_item("path", source)?;
+        Ok(d)
+    };
+    exception("TraceError", &format!("{source}: {error}"), attributes())
+}
+
 /// A state that cannot be used.
 pub fn state_error(py: Python<'_>, error: &StateError) -> PyErr {
     exception("StateError", &error.to_string(), [("path", &error.path)].into_py_dict(py))

@@ -17,6 +17,7 @@ mod layout;
 mod replay;
 mod stats;
 mod trace;
+mod trace_io;
 
 use pyo3::prelude::*;
 
@@ -34,7 +35,9 @@ mod _core {
     #[pymodule_export]
     use super::stats::{read_percpu_stats, PercpuStats};
     #[pymodule_export]
-    use super::trace::{read_trace, Trace};
+    use super::trace::Trace;
+    #[pymodule_export]
+    use super::trace_io::{TraceReader, TraceSummary, TraceWriter};
     use crate::request::{ChunkId, Reason};
     use crate::variant::{Rules, PRESETS};
 

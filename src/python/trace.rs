@@ -1,20 +1,23 @@
 //! Traces: files to columns, columns to numpy and back.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::allocator::Signals;
 use super::errors;
 use crate::error::TraceError;
-use crate::trace::{self, Alloc, Base, Clock, Event, Kind, Limits, TraceBuilder};
+use crate::trace::{self, flag, Alloc, Anonymise, Base, Clock, Event, Facts, Format, Kind, Limits, TraceBuilder};
 use crate::units::{Bits, Bytes, Pages};
 
 /// A bit of the map of every kernel that was recorded.
 const GRANULE: u64 = 4;
+/// Events between two looks for a Ctrl-C.
+const SLICE: usize = 1 << 15;
 
 /// A trace; never changed.
 #[pyclass(frozen, module = "percpu._core")]
@@ -23,7 +26,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    fn new(inner: trace::Trace) -> Self {
+    pub(super) fn new(inner: trace::Trace) -> Self {
         Self { inner: Arc::new(inner) }
     }
 }
@@ -45,41 +48,6 @@ struct Row {
 }
 
 impl Row {
-    fn of(event: &Event<'_>) -> Self {
-        let base = event.base().map(|base| base.addr);
-        let row = Self { base, ..Self::default() };
-        match *event {
-            Event::Alloc(a) => Self {
-                reserved: Some(a.reserved),
-                atomic: Some(a.atomic),
-                size: Some(a.size.0),
-                align: Some(a.align.0),
-                off: Some(a.off.0),
-                ptr: a.ptr,
-                bytes_alloc: a.bytes_alloc.map(|bytes| bytes.0),
-                ..row
-            },
-            Event::Free { off, ptr, .. } => Self { off: Some(off.0), ptr, ..row },
-            Event::AllocFail { size, align, reserved, atomic } => {
-                Self { reserved: Some(reserved), atomic: Some(atomic), size: Some(size.0), align: Some(align.0), ..row }
-            }
-            Event::Populated { first, end, .. } | Event::Depopulated { first, end, .. } => {
-                Self { pages: Some((first.0, end.0)), ..row }
-            }
-            Event::BalanceFree { empty_only } => Self { empty_only: Some(empty_only), ..row },
-            Event::AllocArea { bits, align_bits, start, .. } => Self {
-                size: Some(u64::from(bits.0) * GRANULE),
-                align: Some(u64::from(align_bits.0) * GRANULE),
-                off: Some(u64::from(start.0) * GRANULE),
-                ..row
-            },
-            Event::AllocAreaRet { off } => Self { off: off.map(|off| off.0), ..row },
-            Event::FreeArea { off, .. } => Self { off: Some(off.0), ..row },
-            Event::Lost { count } => Self { nr_lost: Some(count), ..row },
-            _ => row,
-        }
-    }
-
     fn event<'a>(&self, kind: Kind, texts: Texts<'a>) -> Event<'a> {
         let bytes = |value: Option<u64>| Bytes(value.unwrap_or(0));
         let bits = |value: Option<u64>| Bits((value.unwrap_or(0) / GRANULE) as u32);
@@ -153,6 +121,21 @@ impl<T: Default + Element> Column<T> {
     }
 }
 
+/// Makes a column with gaps.
+fn put<T: Default + Element>(
+    py: Python<'_>,
+    trace: &trace::Trace,
+    name: &str,
+    columns: &Bound<'_, PyDict>,
+    missing: &Bound<'_, PyDict>,
+    value: impl Fn(usize) -> Option<T> + Sync,
+) -> PyResult<()>
+where
+    Column<T>: Send,
+{
+    py.detach(|| Column::new((0..trace.len()).map(&value))).put(py, name, columns, missing)
+}
+
 /// A column given by Python.
 struct Given<'py, T: Element> {
     values: PyReadonlyArray1<'py, T>,
@@ -186,31 +169,42 @@ impl Trace {
     }
 
     fn columns<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
-        let trace = &self.inner;
-        let rows: Vec<Row> = py.detach(|| trace.records().map(|record| Row::of(&record.event)).collect());
-        let raw = trace.columns();
-        let (columns, missing) = (PyDict::new(py), PyDict::new(py));
-        let (c, m) = (&columns, &missing);
+        let (trace, columns, missing) = (&self.inner, PyDict::new(py), PyDict::new(py));
+        let (c, m, raw) = (&columns, &missing, self.inner.columns());
         c.set_item("kind", raw.kind.iter().map(|kind| *kind as u8).collect::<Vec<_>>().into_pyarray(py))?;
         c.set_item("time_ns", PyArray1::from_slice(py, raw.time))?;
         c.set_item("line", PyArray1::from_slice(py, raw.line))?;
-        Column::new(raw.cpu.iter().map(|cpu| (*cpu != trace::NO_CPU).then_some(*cpu))).put(py, "cpu", c, m)?;
-        Column::new(rows.iter().map(|r| r.reserved)).put(py, "reserved", c, m)?;
-        Column::new(rows.iter().map(|r| r.atomic)).put(py, "atomic", c, m)?;
-        Column::new(rows.iter().map(|r| r.size)).put(py, "size_bytes", c, m)?;
-        Column::new(rows.iter().map(|r| r.align)).put(py, "align_bytes", c, m)?;
-        Column::new(rows.iter().map(|r| r.base)).put(py, "base_addr", c, m)?;
-        Column::new(rows.iter().map(|r| r.off)).put(py, "off_bytes", c, m)?;
-        Column::new(rows.iter().map(|r| r.ptr)).put(py, "ptr", c, m)?;
-        Column::new(rows.iter().map(|r| r.bytes_alloc)).put(py, "alloc_bytes", c, m)?;
-        Column::new(rows.iter().map(|r| r.pages.map(|p| p.0))).put(py, "first_page", c, m)?;
-        Column::new(rows.iter().map(|r| r.pages.map(|p| p.1))).put(py, "end_page", c, m)?;
-        Column::new(rows.iter().map(|r| r.empty_only)).put(py, "empty_only", c, m)?;
-        Column::new(rows.iter().map(|r| r.nr_lost)).put(py, "nr_lost", c, m)?;
-        let is_alloc = |index: usize| raw.kind[index] == Kind::Alloc;
-        let code = |index: usize, code: u32| (is_alloc(index) && code != trace::NONE).then_some(code);
-        Column::new(raw.text.iter().enumerate().map(|(i, c)| code(i, *c))).put(py, "call_site", c, m)?;
-        Column::new(raw.gfp.iter().enumerate().map(|(i, c)| code(i, *c))).put(py, "gfp_flags", c, m)?;
+        let request = |kind| matches!(kind, Kind::Alloc | Kind::AllocFail);
+        let pages = |kind| matches!(kind, Kind::Populated | Kind::Depopulated);
+        let flag = |i: usize, flag: u8| raw.flags[i] & flag != 0;
+        // Bytes of a request, and those of the recorder's probe, which counts bits.
+        let bytes = |i: usize, value: u32| match raw.kind[i] {
+            Kind::Alloc | Kind::AllocFail => Some(u64::from(value)),
+            Kind::AllocArea => Some(u64::from(value) * GRANULE),
+            _ => None,
+        };
+        let off = |i: usize| match raw.kind[i] {
+            Kind::Alloc | Kind::Free | Kind::FreeArea | Kind::AllocAreaRet => u64::try_from(raw.off[i]).ok(),
+            Kind::AllocArea => u64::try_from(raw.off[i]).ok().map(|start| start * GRANULE),
+            _ => None,
+        };
+        let code = |i: usize, code: u32| (raw.kind[i] == Kind::Alloc && code != trace::NONE).then_some(code);
+        put(py, trace, "cpu", c, m, |i| (raw.cpu[i] != trace::NO_CPU).then_some(raw.cpu[i]))?;
+        put(py, trace, "reserved", c, m, |i| request(raw.kind[i]).then(|| flag(i, flag::RESERVED)))?;
+        put(py, trace, "atomic", c, m, |i| request(raw.kind[i]).then(|| flag(i, flag::ATOMIC)))?;
+        put(py, trace, "size_bytes", c, m, |i| bytes(i, raw.size[i]))?;
+        put(py, trace, "align_bytes", c, m, |i| bytes(i, raw.align[i]))?;
+        put(py, trace, "base_addr", c, m, |i| trace.bases().get(raw.base[i] as usize).copied())?;
+        put(py, trace, "off_bytes", c, m, off)?;
+        put(py, trace, "ptr", c, m, |i| flag(i, flag::PTR).then_some(raw.ptr[i]))?;
+        put(py, trace, "alloc_bytes", c, m, |i| flag(i, flag::COUNT).then_some(raw.count[i]))?;
+        put(py, trace, "first_page", c, m, |i| pages(raw.kind[i]).then_some(raw.off[i] as u32))?;
+        put(py, trace, "end_page", c, m, |i| pages(raw.kind[i]).then_some(raw.size[i]))?;
+        let empty_only = |i: usize| (raw.kind[i] == Kind::BalanceFree).then(|| flag(i, flag::EMPTY_ONLY));
+        put(py, trace, "empty_only", c, m, empty_only)?;
+        put(py, trace, "nr_lost", c, m, |i| (raw.kind[i] == Kind::Lost).then_some(raw.count[i]))?;
+        put(py, trace, "call_site", c, m, |i| code(i, raw.text[i]))?;
+        put(py, trace, "gfp_flags", c, m, |i| code(i, raw.gfp[i]))?;
         Ok((columns, missing))
     }
 
@@ -230,13 +224,63 @@ impl Trace {
         self.inner.records().map(|record| (record.index, record.event)).filter_map(of).collect()
     }
 
+    /// (event, text) of the events that have unknown fields.
+    fn extra_fields(&self) -> Vec<(usize, String)> {
+        self.inner.all_extra_fields().map(|(index, text)| (index, text.to_owned())).collect()
+    }
+
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let facts = self.inner.facts();
         let d = PyDict::new(py);
+        d.set_item("format", facts.format.map(Format::name))?;
         d.set_item("clock", clock_name(self.inner.clock()))?;
         d.set_item("hashed", self.inner.hashed())?;
-        d.set_item("skipped_lines", self.inner.skipped_lines())?;
+        d.set_item("skipped_lines", facts.skipped_lines)?;
+        d.set_item("damaged_lines", facts.damaged_lines)?;
+        d.set_item("first_damage", &facts.first_damage)?;
         d.set_item("lost_events", self.inner.lost_events())?;
+        d.set_item("overwritten_events", facts.overwritten_events)?;
         Ok(d)
+    }
+
+    fn take(&self, py: Python<'_>, events: PyReadonlyArray1<'_, u32>) -> PyResult<Self> {
+        let events = events.as_array();
+        let events = events.as_slice().map_or_else(|| events.to_vec().into(), Cow::Borrowed);
+        // Checked by the caller; a number out of range must not get through all the same.
+        if let Some(event) = events.iter().find(|&&event| event as usize >= self.inner.len()) {
+            return Err(PyIndexError::new_err(format!("event {event} of {}", self.inner.len())));
+        }
+        Ok(Self::new(py.detach(|| self.inner.take(&events))))
+    }
+
+    fn of_call_sites(&self, py: Python<'_>, wanted: Vec<bool>) -> Self {
+        Self::new(py.detach(|| self.inner.of_call_sites(&wanted)))
+    }
+
+    fn within(&self, py: Python<'_>, first: u64, end: u64) -> Self {
+        Self::new(py.detach(|| self.inner.within(first, end)))
+    }
+
+    #[staticmethod]
+    fn merge(py: Python<'_>, traces: Vec<Bound<'_, Trace>>) -> PyResult<Self> {
+        let traces: Vec<Arc<trace::Trace>> = traces.iter().map(|trace| Arc::clone(&trace.get().inner)).collect();
+        let merged = py.detach(|| trace::merge(&traces.iter().map(Arc::as_ref).collect::<Vec<_>>()));
+        Ok(Self::new(merged.map_err(|error| errors::trace_error(py, &error))?))
+    }
+
+    fn anonymise(
+        &self,
+        py: Python<'_>,
+        seed: u64,
+        call_sites: bool,
+        times: bool,
+        addresses: Vec<u64>,
+        unit_size: Option<u64>,
+    ) -> PyResult<(Self, Vec<u64>)> {
+        let options = Anonymise { seed, call_sites, times, addresses: &addresses, unit_size };
+        let result = py.detach(|| trace::anonymise(&self.inner, &options));
+        let (trace, moved) = result.map_err(|error| errors::trace_error(py, &error))?;
+        Ok((Self::new(trace), moved))
     }
 
     fn slice(&self, start: usize, stop: usize) -> Self {
@@ -257,8 +301,8 @@ impl Trace {
         call_sites: Vec<String>,
         gfp_flags: Vec<String>,
         markers: Vec<(usize, String)>,
-        clock: &str,
-        hashed: bool,
+        extra_fields: Vec<(usize, String)>,
+        info: Bound<'py, PyDict>,
     ) -> PyResult<Self> {
         let (c, m) = (&columns, &missing);
         let kind = Given::<u8>::new("kind", c, m)?;
@@ -271,14 +315,20 @@ impl Trace {
             numbers.iter().map(|name| Given::new(name, c, m)).collect::<PyResult<_>>()?;
         let codes = ["first_page", "end_page", "call_site", "gfp_flags"];
         let codes: Vec<Given<'_, u32>> = codes.iter().map(|name| Given::new(name, c, m)).collect::<PyResult<_>>()?;
-        let clock =
-            [Clock::Microseconds, Clock::Nanoseconds, Clock::Counter].into_iter().find(|c| clock_name(*c) == clock);
-        let mut builder = TraceBuilder::new(clock.unwrap_or_default());
-        if hashed {
+        let line = Given::<u32>::new("line", c, m)?;
+        let about = About::new(&info)?;
+        let limits = Limits { events: u64::from(u32::MAX) };
+        let mut builder = TraceBuilder::with_limits(about.clock, limits);
+        if about.hashed {
             builder = builder.hashed_pointers();
         }
         let mut markers = markers.iter().peekable();
+        let mut extra_fields = extra_fields.iter().peekable();
+        let mut signals = Signals::default();
         for index in 0..columns.as_any().get_item("kind")?.len()? {
+            if index % SLICE == 0 && !signals.go_on() {
+                break;
+            }
             let row = Row {
                 reserved: flags[0].get(index),
                 atomic: flags[1].get(index),
@@ -302,9 +352,43 @@ impl Trace {
             let code = kind.get(index).unwrap_or(u8::MAX);
             let kind = *Kind::ALL.get(usize::from(code)).ok_or_else(|| bad(format!("no kind {code}")))?;
             let time = time.get(index).unwrap_or(0);
+            if let Some((_, text)) = extra_fields.next_if(|(event, _)| *event == index) {
+                builder.with_extra_fields(text).map_err(|error| bad(error.message))?;
+            }
+            builder.at_line(line.get(index).unwrap_or(0));
             builder.push(time, cpu.get(index), &row.event(kind, texts)).map_err(|error| bad(error.message))?;
         }
+        if let Some(raised) = signals.raised() {
+            return Err(raised);
+        }
+        builder.set_facts(about.facts);
         Ok(Self::new(builder.finish()))
+    }
+}
+
+/// What Python says of a whole trace.
+struct About {
+    clock: Clock,
+    hashed: bool,
+    facts: Facts,
+}
+
+impl About {
+    fn new(info: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let item = |name: &str| info.as_any().get_item(name);
+        let clock: String = item("clock")?.extract()?;
+        let clocks = [Clock::Microseconds, Clock::Nanoseconds, Clock::Counter];
+        let clock = clocks.into_iter().find(|known| clock_name(*known) == clock);
+        let format: Option<String> = item("format")?.extract()?;
+        let facts = Facts {
+            format: format.and_then(|name| Format::ALL.into_iter().find(|format| format.name() == name)),
+            skipped_lines: item("skipped_lines")?.extract()?,
+            damaged_lines: item("damaged_lines")?.extract()?,
+            first_damage: item("first_damage")?.extract()?,
+            overwritten_events: item("overwritten_events")?.extract()?,
+        };
+        let clock = clock.ok_or_else(|| PyValueError::new_err("no such clock"))?;
+        Ok(Self { clock, hashed: item("hashed")?.extract()?, facts })
     }
 }
 
@@ -312,17 +396,10 @@ fn text(code: Option<u32>, texts: &[String]) -> Option<&str> {
     texts.get(code? as usize).map(String::as_str)
 }
 
-fn clock_name(clock: Clock) -> &'static str {
+pub(super) fn clock_name(clock: Clock) -> &'static str {
     match clock {
         Clock::Microseconds => "microseconds",
         Clock::Nanoseconds => "nanoseconds",
         Clock::Counter => "counter",
     }
-}
-
-#[pyfunction]
-pub fn read_trace(py: Python<'_>, path: PathBuf) -> PyResult<Trace> {
-    let file = File::open(path)?;
-    let trace = py.detach(|| trace::read_trace_from(file, Limits::default()));
-    Ok(Trace::new(trace.map_err(|error| errors::trace_error(py, &error))?))
 }

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{flag, Alloc, Clock, Event, Facts, Kind, Limits, Trace, NONE, NO_CPU};
+use super::{flag, ftrace, Alloc, Clock, Event, Facts, Kind, Limits, Trace, NONE, NO_CPU};
 use crate::error::TraceError;
 use crate::units::Bytes;
 
@@ -51,6 +51,26 @@ impl Row {
             count: 0,
             text: NONE,
             gfp: NONE,
+        }
+    }
+
+    /// A row of a trace, with the indices of its dictionaries.
+    pub fn of(trace: &Trace, index: usize) -> Self {
+        let c = trace.columns();
+        Self {
+            kind: c.kind[index],
+            cpu: c.cpu[index],
+            time: c.time[index],
+            line: u64::from(c.line[index]),
+            flags: c.flags[index],
+            base: c.base[index],
+            off: c.off[index],
+            size: c.size[index],
+            align: c.align[index],
+            ptr: c.ptr[index],
+            count: c.count[index],
+            text: c.text[index],
+            gfp: c.gfp[index],
         }
     }
 
@@ -132,6 +152,8 @@ pub struct TraceBuilder {
     done: u64,
     last_time: u64,
     full: bool,
+    /// Of the next event.
+    line: u32,
     bases: HashMap<u64, u32>,
     recent_bases: RecentBases,
     call_sites: Interner,
@@ -159,6 +181,7 @@ impl TraceBuilder {
     pub fn push(&mut self, time: u64, cpu: Option<u16>, event: &Event<'_>) -> Result<(), TraceError> {
         let mut row = self.row_of(event)?;
         row.time = time;
+        row.line = u64::from(std::mem::take(&mut self.line));
         if self.trace.clock == Clock::Microseconds && time % 1000 != 0 && row.kind != Kind::Lost {
             return Err(TraceError::new(format!("time={time}: not a whole number of microseconds")));
         }
@@ -171,6 +194,33 @@ impl TraceBuilder {
             return Err(TraceError::new("a loss needs the cpu that lost events"));
         }
         self.push_row(row)
+    }
+
+    /// Keeps `line` as the place of the event that is pushed next.
+    pub fn at_line(&mut self, line: u32) -> &mut Self {
+        self.line = line;
+        self
+    }
+
+    /// Keeps fields of the event that is pushed next which are not known here: `name=value name=value`.
+    pub fn with_extra_fields(&mut self, text: &str) -> Result<&mut Self, TraceError> {
+        check_text("extra_fields", text)?;
+        let module = |word: &str| word.starts_with('[') && !word.contains('=');
+        let words = || text.split([' ', '\t']);
+        let known = words().any(|word| word.split_once('=').is_some_and(|(name, _)| ftrace::is_field(name.as_bytes())));
+        let fields = words().enumerate().all(|(i, word)| word.contains('=') || i > 0 && module(word));
+        if !fields || known {
+            return Err(TraceError::new(format!(
+                "extra_fields={text:?}: must be `name=value`, of other names than known"
+            )));
+        }
+        self.extra(text.to_owned());
+        Ok(self)
+    }
+
+    /// What is known of the whole.
+    pub fn set_facts(&mut self, facts: Facts) {
+        self.trace.facts = facts;
     }
 
     /// The trace.

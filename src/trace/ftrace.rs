@@ -399,6 +399,11 @@ impl LineReader for Reader {
     }
 }
 
+/// Whether the name is one of a field that is known here, in any event.
+pub(super) fn is_field(name: &[u8]) -> bool {
+    field::field_bit(name) != 0
+}
+
 /// Whether a line is one of any event, or of a loss.
 pub(super) fn is_event(line: &[u8]) -> bool {
     split(line).or_else(|| untimed(line)).is_some() || loss(line).is_some()

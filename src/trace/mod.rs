@@ -47,6 +47,7 @@
 //! Specification 40 section 6 (text), 50 sections 2 and 4 (what each event means), the
 //! README of the recordings (columns, recorder's probes).
 
+mod anonymise;
 mod bpftrace;
 mod builder;
 mod columns;
@@ -54,16 +55,22 @@ mod event;
 mod fast;
 mod ftrace;
 mod input;
+mod merge;
+mod select;
 mod store;
 mod stream;
+mod summary;
 mod write;
 
+pub use anonymise::{anonymise, Anonymise};
 pub use builder::TraceBuilder;
 pub use event::{Alloc, Base, Clock, Event, Format, Kind, Record};
 pub use input::{read_trace, read_trace_from, Limits, ReadOptions};
+pub use merge::merge;
 pub use store::{flag, Columns, Counts, Facts, Trace};
 pub use stream::{Position, TraceReader};
-pub use write::{ftrace_text, write_ftrace};
+pub use summary::{CpuRow, KindRow, SiteRow, Summary, Totals};
+pub use write::{ftrace_text, write_ftrace, Compression, TraceWriter};
 
 /// Marks an absent dictionary index in a column.
 pub const NONE: u32 = u32::MAX;

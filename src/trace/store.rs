@@ -199,6 +199,11 @@ impl Trace {
         Some(&self.extras[found].1)
     }
 
+    /// The events that have fields which are not known here, ascending, and those fields.
+    pub fn all_extra_fields(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.extras.iter().map(|(event, text)| (*event as usize, text.as_str()))
+    }
+
     /// The raw columns.
     pub fn columns(&self) -> Columns<'_> {
         Columns {

@@ -13,10 +13,18 @@
 
 use std::io::{self, Write};
 
+use flate2::write::GzEncoder;
+use zstd::stream::write::Encoder as ZstdEncoder;
+
 use super::{Base, Clock, Event, Record, Trace};
 
 /// Writes `trace` as ftrace text; use a buffered writer.
 pub fn write_ftrace(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
+    write_head(trace, out)?;
+    write_events(trace, out)
+}
+
+fn write_head(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
     out.write_all(b"# tracer: nop\n#\n")?;
     let overwritten = trace.facts().overwritten_events;
     if overwritten > 0 {
@@ -24,9 +32,86 @@ pub fn write_ftrace(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "# entries-in-buffer/entries-written: {kept}/{}\n#", kept.saturating_add(overwritten))?;
     }
     out.write_all(b"#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n")?;
-    out.write_all(b"#              | |         |   |||||     |         |\n")?;
+    out.write_all(b"#              | |         |   |||||     |         |\n")
+}
+
+fn write_events(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
     let writer = Writer { trace, prefix: needs_prefix(trace) };
     trace.records().try_for_each(|record| writer.record(&record, out))
+}
+
+/// How a text is compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, as `gzip -6`.
+    Gzip,
+    /// zstd, as `zstd -3`.
+    Zstd,
+}
+
+enum Sink<W: Write> {
+    Plain(W),
+    Gzip(GzEncoder<W>),
+    Zstd(ZstdEncoder<'static, W>),
+}
+
+impl<W: Write> Write for Sink<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Plain(out) => out.write(bytes),
+            Sink::Gzip(out) => out.write(bytes),
+            Sink::Zstd(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Plain(out) => out.flush(),
+            Sink::Gzip(out) => out.flush(),
+            Sink::Zstd(out) => out.flush(),
+        }
+    }
+}
+
+/// Writes the blocks of one trace as ftrace text, one after the other, buffered and compressed. What the
+/// head of the file says of events overwritten before the first one is that of the first block.
+pub struct TraceWriter<W: Write> {
+    out: io::BufWriter<Sink<W>>,
+    begun: bool,
+}
+
+impl<W: Write> TraceWriter<W> {
+    /// Writes to `out`.
+    pub fn new(out: W, compression: Compression) -> io::Result<Self> {
+        let sink = match compression {
+            Compression::None => Sink::Plain(out),
+            Compression::Gzip => Sink::Gzip(GzEncoder::new(out, flate2::Compression::default())),
+            Compression::Zstd => Sink::Zstd(ZstdEncoder::new(out, zstd::DEFAULT_COMPRESSION_LEVEL)?),
+        };
+        Ok(Self { out: io::BufWriter::with_capacity(1 << 17, sink), begun: false })
+    }
+
+    /// Adds a block.
+    pub fn write(&mut self, block: &Trace) -> io::Result<()> {
+        if !std::mem::replace(&mut self.begun, true) {
+            write_head(block, &mut self.out)?;
+        }
+        write_events(block, &mut self.out)
+    }
+
+    /// Ends the text, and the compression.
+    pub fn finish(mut self) -> io::Result<W> {
+        if !self.begun {
+            write_head(&Trace::default(), &mut self.out)?;
+        }
+        match self.out.into_inner().map_err(io::IntoInnerError::into_error)? {
+            Sink::Plain(mut out) => out.flush().map(|()| out),
+            Sink::Gzip(out) => out.finish(),
+            Sink::Zstd(out) => out.finish(),
+        }
+    }
 }
 
 /// [`write_ftrace`] into a string.

@@ -1,0 +1,107 @@
+//! Several traces of one machine, such as a file for each CPU, as one.
+//!
+//! # Design
+//!
+//! The heads of all traces stand in a heap; the earliest goes first, on a tie that of the trace given
+//! first. Each trace keeps its own order, whatever its times are: inside one file the order of the lines
+//! is better than the clock (see [`super`]).
+//!
+//! # Cost
+//!
+//! O(events x log traces).
+//!
+//! # Source
+//!
+//! Specification 40 section 6.3, rule 7.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::builder::{Row, TraceBuilder};
+use super::event::{Clock, Format, Kind};
+use super::{flag, Limits, Trace, NONE};
+use crate::error::TraceError;
+
+/// Whether any event of the trace has a pointer, so that being hashed means something.
+fn has_pointers(trace: &Trace) -> bool {
+    let c = trace.columns();
+    c.base.iter().any(|&base| base != NONE) || c.flags.iter().any(|&flags| flags & flag::PTR != 0)
+}
+
+/// Merges traces by time, stable. Their clocks must count the same, and their pointers must all be hashed or
+/// all be real: then equal numbers mean the same in all of them.
+pub fn merge(traces: &[&Trace]) -> Result<Trace, TraceError> {
+    let mut clock: Option<Clock> = None;
+    let mut hashed: Option<bool> = None;
+    for (index, trace) in traces.iter().enumerate().filter(|(_, trace)| !trace.is_empty()) {
+        let bad = |message: &str| TraceError::new(format!("traces[{index}]: {message}"));
+        if trace.facts().format == Some(Format::Columns) && traces.len() > 1 {
+            return Err(bad("the column form has no times, so it cannot be merged"));
+        }
+        clock = Some(match (clock, trace.clock()) {
+            (None, new) => new,
+            (Some(old), new) if old == new => old,
+            (Some(Clock::Counter), _) | (_, Clock::Counter) => {
+                return Err(bad("its clock counts events, that of the others time, or the other way round"));
+            }
+            _ => Clock::Nanoseconds,
+        });
+        if has_pointers(trace) && *hashed.get_or_insert(trace.hashed()) != trace.hashed() {
+            return Err(bad("its pointers are hashed and those of the others are not, or the other way round"));
+        }
+    }
+    let mut builder = TraceBuilder::with_limits(clock.unwrap_or_default(), Limits { events: u64::from(u32::MAX) });
+    builder.set_hashed(hashed.unwrap_or(false));
+    let maps: Vec<Maps> = traces.iter().map(|trace| Maps::new(&mut builder, trace)).collect();
+    let mut next = vec![0usize; traces.len()];
+    let head = |index: usize, event: usize| Some(Reverse((*traces[index].columns().time.get(event)?, index)));
+    let mut heads: BinaryHeap<_> = (0..traces.len()).filter_map(|index| head(index, 0)).collect();
+    while let Some(Reverse((_, index))) = heads.pop() {
+        let (trace, event) = (traces[index], next[index]);
+        let mut row = Row::of(trace, event);
+        row.line = 0;
+        if row.base != NONE {
+            row.base = maps[index].bases[row.base as usize];
+        }
+        if row.gfp != NONE {
+            row.gfp = maps[index].gfp[row.gfp as usize];
+        }
+        if row.kind == Kind::Marker {
+            row.text = builder.marker(trace.markers()[row.text as usize].as_bytes());
+        } else if row.text != NONE {
+            row.text = maps[index].call_sites[row.text as usize];
+        }
+        if let Some(extra) = trace.extra_fields(event) {
+            builder.extra(extra.to_owned());
+        }
+        builder.push_row(row)?;
+        next[index] += 1;
+        heads.extend(head(index, next[index]));
+    }
+    let facts = builder.facts();
+    for trace in traces {
+        facts.format = facts.format.or(trace.facts().format);
+        facts.skipped_lines += trace.facts().skipped_lines;
+        facts.damaged_lines += trace.facts().damaged_lines;
+        facts.overwritten_events += trace.facts().overwritten_events;
+        facts.first_damage = facts.first_damage.take().or(trace.facts().first_damage.clone());
+    }
+    Ok(builder.finish())
+}
+
+/// Indices of one trace's dictionaries in those of the whole.
+struct Maps {
+    bases: Vec<u32>,
+    call_sites: Vec<u32>,
+    gfp: Vec<u32>,
+}
+
+impl Maps {
+    fn new(builder: &mut TraceBuilder, trace: &Trace) -> Self {
+        Self {
+            bases: trace.bases().iter().map(|&addr| builder.base(addr)).collect(),
+            call_sites: trace.call_sites().iter().map(|text| builder.call_site(text.as_bytes())).collect(),
+            gfp: trace.gfp_flags().iter().map(|text| builder.gfp_text(text.as_bytes())).collect(),
+        }
+    }
+}
