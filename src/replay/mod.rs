@@ -29,9 +29,12 @@
 //! Specification 50.
 
 mod explain;
+pub mod follow;
 mod lookahead;
 mod machine;
+pub mod occupancy;
 pub mod rerun;
+pub mod timeline;
 
 pub use explain::{ChunkBefore, Divergence, Explanation};
 pub use machine::Totals;

@@ -4,6 +4,7 @@
 pub mod boots;
 pub mod differential;
 pub mod dump;
+pub mod following;
 pub mod golden;
 mod golden_2008;
 pub mod golden_layout;
