@@ -6,7 +6,8 @@
 use percpu::allocator::{Allocator, Balance};
 use percpu::geometry::Geometry;
 use percpu::layout::{FirstChunkRequest, Topology};
-use percpu::replay::rerun::rerun;
+use percpu::replay::rerun::{rerun, Options};
+use percpu::replay::timeline::live_bytes;
 use percpu::request::{ChunkId, Outcome, Request};
 use percpu::testing::random::Random;
 use percpu::trace::{Alloc, Base, Clock, Event, Trace, TraceBuilder};
@@ -224,16 +225,19 @@ fn recorded() -> Trace {
 fn a_trace_runs_on_every_engine() {
     let trace = recorded();
     for generation in Generation::ALL {
-        let result = rerun(&trace, on_a_machine(generation), 100, &mut |_| true).unwrap();
+        let options = Options { sample_every: 100, ..Options::default() };
+        let result = rerun(&trace, on_a_machine(generation), &options, &mut |_| true).unwrap();
         let t = result.totals;
         assert_eq!((t.events, t.unseen_frees, t.lost_frees), (2002, 1, 0), "{generation}");
         assert_eq!(t.allocs + t.fails, result.requests.len() as u64, "{generation}");
         assert_eq!(t.served_only_here, 1, "{generation}: the boot chunk has room");
-        assert_eq!(result.samples.len(), 20, "{generation}");
+        assert_eq!(result.windows.len(), 21, "{generation}");
         let engine = result.allocator.engine();
         engine.verify().unwrap();
-        let last = result.samples.last().unwrap();
-        assert!(last.allocated_bytes > 0 && last.nr_populated > 0 && last.nr_chunks > 0, "{generation}");
+        let [areas, bytes, chunks, pages, _] = result.windows.last().unwrap().ranges.map(|range| range.last);
+        assert!(bytes > 0 && pages > 0 && chunks > 0, "{generation}");
+        assert_eq!(areas as u64, engine.stats().nr_cur_alloc, "{generation}");
+        assert_eq!(bytes as u64, live_bytes(engine), "{generation}");
         if generation == CpuAlloc2008 {
             assert!(t.fails > 0 && t.missing_frees > 0, "one area cannot hold it all");
             continue;
@@ -249,6 +253,6 @@ fn a_trace_runs_on_every_engine() {
 
 #[test]
 fn a_rerun_stops_when_told() {
-    let result = rerun(&recorded(), bare(AreaMap, 8), 0, &mut |_| false).unwrap();
+    let result = rerun(&recorded(), bare(AreaMap, 8), &Options::default(), &mut |_| false).unwrap();
     assert_eq!((result.totals.events, result.requests.len()), (0, 0));
 }

@@ -118,29 +118,31 @@ pub enum Outcome {
     NoBase = 7,
     /// The event contradicts what was known from before a loss of events; the contradicted areas count as freed.
     AfterLoss = 8,
-    /// Illegal: the area shares bytes with a live one.
-    Overlap = 9,
+    /// A request was placed at the start of a live area, whose free is not in the trace (40 section 6.3, rule 6).
+    MissingFree = 9,
+    /// Illegal: the area shares bytes with a live one that starts elsewhere.
+    Overlap = 10,
     /// Illegal: the offset is not a multiple of the alignment, or of the granule.
-    Misaligned = 10,
+    Misaligned = 11,
     /// Illegal: no bytes, or more than any kernel serves.
-    BadSize = 11,
+    BadSize = 12,
     /// Illegal: the area reaches out of the unit.
-    OutOfUnit = 12,
+    OutOfUnit = 13,
     /// Illegal: the free is of the inside of a live area.
-    FreedInside = 13,
+    FreedInside = 14,
     /// Illegal: the free is of what is free.
-    FreedFree = 14,
+    FreedFree = 15,
     /// Illegal: the pointer does not belong to the chunk and offset.
-    WrongPointer = 15,
+    WrongPointer = 16,
     /// Illegal: the chunk that is made exists.
-    CreatedTwice = 16,
+    CreatedTwice = 17,
     /// Illegal: the chunk that goes away has live areas.
-    DestroyedLive = 17,
+    DestroyedLive = 18,
 }
 
 impl Outcome {
     /// Every outcome, by code.
-    pub const ALL: [Outcome; 18] = [
+    pub const ALL: [Outcome; 19] = [
         Outcome::Other,
         Outcome::Placed,
         Outcome::Freed,
@@ -150,6 +152,7 @@ impl Outcome {
         Outcome::Destroyed,
         Outcome::NoBase,
         Outcome::AfterLoss,
+        Outcome::MissingFree,
         Outcome::Overlap,
         Outcome::Misaligned,
         Outcome::BadSize,
@@ -173,6 +176,7 @@ impl Outcome {
             Outcome::Destroyed => "destroyed",
             Outcome::NoBase => "no_base",
             Outcome::AfterLoss => "after_loss",
+            Outcome::MissingFree => "missing_free",
             Outcome::Overlap => "overlap",
             Outcome::Misaligned => "misaligned",
             Outcome::BadSize => "bad_size",
@@ -330,11 +334,13 @@ impl Follower {
             return Err(TraceError::new(format!("granule={granule}: must be a power of two from 1 to 64")));
         }
         let told = options.unit_size.map(|size| size.0);
-        let shown = [&options.stats, &options.stats_end].into_iter().flatten().map(|stats| stats.sizes.unit_size).next();
+        let shown =
+            [&options.stats, &options.stats_end].into_iter().flatten().map(|stats| stats.sizes.unit_size).next();
         let unit_size = told.or(shown);
         if let Some(size) = unit_size {
             if size == 0 || size % granule != 0 || size > MAX_UNIT_SIZE {
-                let text = format!("unit_size={size}: must be a multiple of {granule} from {granule} to {MAX_UNIT_SIZE}");
+                let text =
+                    format!("unit_size={size}: must be a multiple of {granule} from {granule} to {MAX_UNIT_SIZE}");
                 return Err(TraceError::new(text));
             }
         }
@@ -617,14 +623,15 @@ impl Follower {
     /// Ends the live areas in `from..to`, whose frees the trace does not have.
     fn contradict(&mut self, chunk: u32, from: u32, to: u32) -> Outcome {
         let longest = (MAX_AREA >> self.granule_shift) as u32;
-        let mut outcome = Outcome::AfterLoss;
-        for number in self.occupancy.areas_in(chunk, from, to, longest) {
-            if !self.lost_since(self.objects[number as usize].born) {
-                outcome = Outcome::Overlap;
-            }
-            self.end_object(number, Fate::Replaced);
+        let areas = self.occupancy.areas_in(chunk, from, to, longest);
+        let explained = areas.iter().all(|number| self.lost_since(self.objects[*number as usize].born));
+        let same = matches!(areas[..], [number] if self.objects[number as usize].off == from);
+        areas.into_iter().for_each(|number| self.end_object(number, Fate::Replaced));
+        match (explained, same) {
+            (true, _) => Outcome::AfterLoss,
+            (_, true) => Outcome::MissingFree,
+            _ => Outcome::Overlap,
         }
-        outcome
     }
 
     fn lost_since(&self, event: u64) -> bool {

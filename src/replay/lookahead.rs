@@ -10,6 +10,7 @@ use crate::trace::{Alloc, Event, Kind, Trace};
 const WINDOW: usize = 65_536;
 
 /// Facts about a whole trace, gathered once.
+#[derive(Clone, Debug)]
 pub(super) struct Lookahead {
     /// By index of an `alloc_area` line: index of the allocation event it belongs to.
     requests: HashMap<usize, usize>,

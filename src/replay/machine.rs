@@ -23,11 +23,14 @@ use std::collections::{HashMap, HashSet};
 
 use super::lookahead::{self, Lookahead};
 use super::recorded_place;
+use super::timeline::live_bytes;
 use crate::bitmap;
+use crate::chunk::{Chunk, Role};
 use crate::engine::linux::{Done, Linux, Need, Progress, Stop, Task, Worker};
 use crate::engine::Engine;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
-use crate::trace::{Alloc, Event, Record, Trace};
+use crate::trace::{Alloc, Base, Event, Record, Trace};
+use crate::units::Bytes;
 
 /// Counts of a replay.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,6 +78,20 @@ impl Overrides {
         self.start_before.remove(&start);
     }
 
+    /// The request that starts before event `start`.
+    #[inline]
+    fn before(&self, start: usize) -> Option<usize> {
+        if self.start_before.is_empty() {
+            return None;
+        }
+        self.start_before.get(&start).copied()
+    }
+
+    #[inline]
+    fn is_forced(&self, event: usize) -> bool {
+        !self.forced.is_empty() && self.forced.contains(&event)
+    }
+
     /// True if another request starts before event `start` already.
     pub fn taken(&self, start: usize) -> bool {
         self.start_before.contains_key(&start)
@@ -89,13 +106,32 @@ pub(super) struct Mismatch {
     pub started_at: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Started {
     event: usize,
     at: usize,
     cpu: Option<u16>,
     task: Task,
     progress: Progress,
+}
+
+impl Started {
+    /// Goes on with a chunk, or without one.
+    fn chunk_made(&mut self, engine: &mut Linux, live_bytes: &mut u64, chunk: Option<ChunkId>) {
+        self.progress = engine.chunk_made(&mut self.task, chunk);
+        if engine.area_of(&self.task).is_some() {
+            *live_bytes += self.task.size.0;
+        }
+    }
+
+    /// Goes on with the pages that it waits for, or gives its area back without them.
+    fn pages_made(&mut self, engine: &mut Linux, live_bytes: &mut u64, ok: bool) {
+        let Progress::Waits(Need::Pages { first, end, .. }) = self.progress else { return };
+        self.progress = engine.pages_made(&mut self.task, first, end, ok);
+        if !ok {
+            *live_bytes -= self.task.size.0;
+        }
+    }
 }
 
 /// Everything between two lines.
@@ -110,6 +146,10 @@ pub(super) struct Machine {
     pub first_surprise: Option<(usize, &'static str)>,
     /// Late boot comes after this request: it needed the chunk that shows where late boot is.
     gate_after: Option<usize>,
+    /// Bytes of live areas in one unit.
+    pub live_bytes: u64,
+    /// By index of a base in the trace: the chunk that was last found there.
+    by_base: Vec<ChunkId>,
 }
 
 /// What a step may look at.
@@ -121,8 +161,10 @@ pub(super) struct View<'t> {
 }
 
 impl Machine {
-    pub fn new(engine: Linux, ahead: &Lookahead) -> Self {
+    pub fn new(engine: Linux, ahead: &Lookahead, nr_bases: usize) -> Self {
         Self {
+            live_bytes: live_bytes(&engine),
+            by_base: vec![ChunkId::RESERVED; nr_bases],
             engine,
             totals: Totals::default(),
             worker: None,
@@ -138,19 +180,64 @@ impl Machine {
         self.worker.is_none() && self.started.is_empty()
     }
 
+    /// Areas that are taken by requests whose lines come later.
+    pub fn areas_under_way(&self) -> Vec<(ChunkId, Bytes)> {
+        let place = |started: &Started| match (started.progress, self.engine.area_of(&started.task)) {
+            (Progress::Done(Outcome::Placed { chunk, off }), _) => Some((chunk, off)),
+            (Progress::Waits(Need::Pages { chunk, .. }), Some(off)) => Some((chunk, off)),
+            _ => None,
+        };
+        self.started.iter().filter_map(place).collect()
+    }
+
+    /// About how many bytes a copy takes.
+    pub fn map_bytes(&self) -> u64 {
+        let g = self.engine.geometry();
+        let chunk = g.pages_to_bits(g.unit_pages()).0 / 4 + g.unit_pages().0 * 40;
+        u64::from(chunk) * self.engine.chunk_ids().count() as u64
+    }
+
+    /// The place that a line records, as the engine names it.
+    #[inline]
+    fn place(&mut self, base: Base, off: Bytes) -> Option<ChunkId> {
+        let known = self.by_base.get(base.index as usize).copied().unwrap_or(ChunkId::RESERVED);
+        // Numbers are not given twice, so that a later chunk has its base for life; boot chunks may share one.
+        let later = |chunk: &Chunk| chunk.base_addr == base.addr && chunk.role == Role::Dynamic;
+        if self.engine.chunk(known).is_some_and(later) && off < self.engine.geometry().unit_size() {
+            return Some(known);
+        }
+        // By its base first: hashed bases may lie closer than a unit.
+        let at_base = self.engine.chunk_at_base(base.addr).filter(|id| self.engine.chunk(*id).is_some_and(later));
+        let inside = off < self.engine.geometry().unit_size();
+        let found = at_base.filter(|_| inside).or_else(|| recorded_place(&self.engine, base.addr, off.0))?;
+        if let Some(known) = self.by_base.get_mut(base.index as usize) {
+            *known = found;
+        }
+        Some(found)
+    }
+
+    /// Bytes that a request has taken so far.
+    #[inline]
+    fn taken(&self, task: &Task) -> u64 {
+        self.engine.area_of(task).map_or(0, |_| task.size.0)
+    }
+
     /// Reads the line of event `index`. The outcome if it is a request.
     pub fn step(&mut self, view: &View<'_>, index: usize) -> Result<Option<Outcome>, Mismatch> {
-        if let Some(event) = view.overrides.start_before.get(&index) {
-            self.start(view, *event, index);
+        if let Some(event) = view.overrides.before(index) {
+            self.start(view, event, index);
         }
         let Some(record) = view.trace.get(index) else { return Ok(None) };
         let mut outcome = None;
         match record.event {
             Event::Alloc(_) | Event::AllocFail { .. } => outcome = self.request_line(view, &record)?,
             Event::Free { base, off, .. } => {
-                let place = base.and_then(|base| Some((recorded_place(&self.engine, base.addr, off.0)?, off)));
-                match place.map(|(chunk, off)| self.engine.free(chunk, off, None)) {
-                    Some(Ok(_)) => self.totals.frees += 1,
+                let place = base.and_then(|base| self.place(base, off));
+                match place.map(|chunk| self.engine.free(chunk, off, None)) {
+                    Some(Ok(size)) => {
+                        self.totals.frees += 1;
+                        self.live_bytes -= size.0;
+                    }
                     _ => self.surprise(index, "frees what is not live"),
                 }
             }
@@ -208,10 +295,10 @@ impl Machine {
         }
         let Some(record) = view.trace.get(event) else { return };
         let Some(request) = request_of(&record.event) else { return };
-        let forced = view.overrides.forced.contains(&event);
+        let forced = view.overrides.is_forced(event);
         let (task, progress) = match record.event {
             Event::Alloc(Alloc { base, off, .. }) if forced => {
-                let place = base.and_then(|base| recorded_place(&self.engine, base.addr, off.0));
+                let place = base.and_then(|base| self.place(base, off));
                 match place.and_then(|chunk| self.engine.force(&request, chunk, off)) {
                     Some(under_way) => under_way,
                     None => return self.surprise(event, "records a place that cannot be: not free, or in no chunk"),
@@ -220,6 +307,7 @@ impl Machine {
             _ if forced => self.engine.force_failure(&request),
             _ => self.engine.start(&request),
         };
+        self.live_bytes += self.taken(&task);
         self.started.push(Started { event, at, cpu: record.cpu, task, progress });
     }
 
@@ -230,23 +318,23 @@ impl Machine {
             return Ok(None);
         };
         self.finish_unseen(view, position, &record.event);
-        let started = &self.started[position];
-        let predicted = match started.progress {
+        let Started { task, progress, at, .. } = self.started[position];
+        let predicted = match progress {
             Progress::Done(outcome) => outcome,
             Progress::Waits(Need::Pages { chunk, .. }) => {
-                Outcome::Placed { chunk, off: self.engine.area_of(&started.task).unwrap_or_default() }
+                Outcome::Placed { chunk, off: self.engine.area_of(&task).unwrap_or_default() }
             }
             Progress::Waits(Need::Chunk) => Outcome::Failed(Reason::NoChunk),
         };
         let equal = match record.event {
             Event::Alloc(Alloc { base, off, .. }) => {
-                let place = base.and_then(|base| recorded_place(&self.engine, base.addr, off.0));
+                let place = base.and_then(|base| self.place(base, off));
                 place.is_some_and(|chunk| predicted == Outcome::Placed { chunk, off })
             }
             _ => matches!(predicted, Outcome::Failed(_)),
         };
-        if !equal && !view.overrides.forced.contains(&record.index) {
-            return Err(Mismatch { predicted, started_at: started.at });
+        if !equal && !view.overrides.is_forced(record.index) {
+            return Err(Mismatch { predicted, started_at: at });
         }
         self.started.swap_remove(position);
         match predicted {
@@ -265,17 +353,16 @@ impl Machine {
     fn finish_unseen(&mut self, view: &View<'_>, position: usize, event: &Event<'_>) {
         let failed = matches!(event, Event::AllocFail { .. });
         while let Progress::Waits(need) = self.started[position].progress {
-            let started = &mut self.started[position];
-            started.progress = match need {
-                Need::Chunk if failed => self.engine.chunk_made(&mut started.task, None),
-                Need::Pages { first, end, .. } if failed => {
-                    self.engine.pages_made(&mut started.task, first, end, false)
-                }
-                Need::Pages { chunk, first, end } => {
-                    let predicted = Some((chunk, self.engine.area_of(&started.task)));
+            let Self { engine, live_bytes, started, .. } = self;
+            let started = &mut started[position];
+            match need {
+                Need::Chunk if failed => started.chunk_made(engine, live_bytes, None),
+                Need::Pages { .. } if failed => started.pages_made(engine, live_bytes, false),
+                Need::Pages { chunk, .. } => {
+                    let predicted = Some((chunk, engine.area_of(&started.task)));
                     let recorded = match event {
                         Event::Alloc(Alloc { base: Some(base), off, .. }) => {
-                            recorded_place(&self.engine, base.addr, off.0).map(|chunk| (chunk, Some(*off)))
+                            recorded_place(engine, base.addr, off.0).map(|chunk| (chunk, Some(*off)))
                         }
                         _ => None,
                     };
@@ -283,16 +370,16 @@ impl Machine {
                         return;
                     }
                     self.totals.unexplained += u64::from(self.background);
-                    self.engine.pages_made(&mut started.task, first, end, true)
+                    started.pages_made(engine, live_bytes, true);
                 }
                 Need::Chunk if self.background => return,
                 Need::Chunk => {
-                    let known = |base| self.engine.chunk_at_base(base).is_some();
+                    let known = |base| engine.chunk_at_base(base).is_some();
                     let Some(base) = lookahead::next_creation(view.trace, started.event, known) else { return };
-                    let chunk = self.engine.create_chunk_at(base);
-                    self.engine.chunk_made(&mut started.task, Some(chunk))
+                    let chunk = engine.create_chunk_at(base);
+                    started.chunk_made(engine, live_bytes, Some(chunk));
                 }
-            };
+            }
         }
     }
 
@@ -358,10 +445,9 @@ impl Machine {
 
     /// Gives the pages to the request that waits for just these.
     fn populate_started(&mut self, need: Need) -> bool {
-        let Need::Pages { first, end, .. } = need else { return false };
         let waiting = self.started.iter_mut().find(|started| started.progress == Progress::Waits(need));
         let Some(started) = waiting else { return false };
-        started.progress = self.engine.pages_made(&mut started.task, first, end, true);
+        started.pages_made(&mut self.engine, &mut self.live_bytes, true);
         true
     }
 
@@ -406,7 +492,7 @@ impl Machine {
         waiting.sort_by_key(|started| started.cpu != record.cpu);
         if let Some(started) = waiting.into_iter().next() {
             let chunk = self.engine.create_chunk_at(base);
-            started.progress = self.engine.chunk_made(&mut started.task, Some(chunk));
+            started.chunk_made(&mut self.engine, &mut self.live_bytes, Some(chunk));
             return true;
         }
         let ahead: Vec<usize> =
@@ -417,7 +503,7 @@ impl Machine {
             let Some(started) = trial.started.last_mut().filter(|started| started.event == event) else { continue };
             if started.progress == Progress::Waits(Need::Chunk) {
                 let chunk = trial.engine.create_chunk_at(base);
-                started.progress = trial.engine.chunk_made(&mut started.task, Some(chunk));
+                started.chunk_made(&mut trial.engine, &mut trial.live_bytes, Some(chunk));
                 *self = trial;
                 if !self.engine.totals().async_enabled {
                     self.gate_after = Some(event);
@@ -435,6 +521,7 @@ impl Machine {
         if !explained {
             self.surprise(index, "destroys a chunk that was not predicted to go");
             self.engine.drop_chunk(chunk);
+            self.live_bytes = live_bytes(&self.engine);
         }
     }
 

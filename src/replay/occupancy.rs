@@ -357,7 +357,8 @@ impl Hasher for Mixed {
 
     #[inline]
     fn write_u64(&mut self, value: u64) {
-        let wide = u128::from(self.state.rotate_left(29) ^ value ^ self.key) * u128::from(self.key ^ 0x9e37_79b9_7f4a_7c15);
+        let wide =
+            u128::from(self.state.rotate_left(29) ^ value ^ self.key) * u128::from(self.key ^ 0x9e37_79b9_7f4a_7c15);
         self.state = wide as u64 ^ (wide >> 64) as u64;
     }
 
@@ -425,7 +426,11 @@ mod tests {
             match (expected, random(400)) {
                 (_, 0) => {
                     occupancy.forget_free();
-                    plain.iter_mut().flatten().filter(|cell| **cell == Plain::Free).for_each(|cell| *cell = Plain::Unknown);
+                    plain
+                        .iter_mut()
+                        .flatten()
+                        .filter(|cell| **cell == Plain::Free)
+                        .for_each(|cell| *cell = Plain::Unknown);
                 }
                 (_, 1) => {
                     let mut all = occupancy.areas_of(chunk);

@@ -12,7 +12,9 @@
 //!
 //! A handful of additions for each number; nothing is kept but the windows.
 
-use super::Sample;
+use crate::engine::linux::Linux;
+use crate::engine::Engine;
+use crate::request::ChunkId;
 
 /// More windows than this are joined in pairs, where the length of a window is free.
 const MANY: usize = 4096;
@@ -89,6 +91,11 @@ impl<const N: usize> Sampler<N> {
         Self { every: every.max(1), grows: every == 0, windows: Vec::new(), open: false, event: 0 }
     }
 
+    /// As [`Self::new`], for a replay that begins with event `event`.
+    pub fn starting_at(every: u64, event: u64) -> Self {
+        Self { event, ..Self::new(every) }
+    }
+
     /// Takes in the values after one event.
     #[inline]
     pub fn push(&mut self, time: u64, values: [i64; N]) {
@@ -132,22 +139,53 @@ impl<const N: usize> Sampler<N> {
     }
 }
 
-/// Numbers of the timeline of an engine.
+/// Numbers of the timeline of an engine: live areas, their bytes in one unit, chunks, populated pages of each unit,
+/// empty populated pages that count as ready.
 pub const ENGINE_NUMBERS: usize = 5;
 
-/// The timeline of an engine: live areas, their bytes in one unit, chunks, populated pages, empty populated pages.
+/// A window of the timeline of an engine.
 pub type EngineWindow = Window<ENGINE_NUMBERS>;
 
-impl From<Sample> for [i64; ENGINE_NUMBERS] {
-    fn from(sample: Sample) -> Self {
-        [
-            sample.nr_cur_alloc as i64,
-            sample.allocated_bytes as i64,
-            i64::from(sample.nr_chunks),
-            i64::from(sample.nr_populated),
-            i64::from(sample.nr_empty_pop_pages),
-        ]
-    }
+/// Bytes of the live areas of an engine in one unit; looks at every chunk.
+pub fn live_bytes(engine: &dyn Engine) -> u64 {
+    let page = engine.geometry().page_size().0;
+    let views = engine.chunk_ids().into_iter().filter_map(|id| engine.chunk(id));
+    views.map(|v| u64::from(v.nr_pages.0) * page - v.start_offset.0 - v.end_offset.0 - v.free_bytes.0).sum()
+}
+
+/// Populated pages of each unit; looks at every chunk where the generation keeps no total.
+pub fn populated_pages(engine: &dyn Engine) -> u32 {
+    let count = || {
+        // The reserved chunk shares its pages with others.
+        let ids = engine.chunk_ids().into_iter().filter(|id| !ChunkId::is_reserved(*id));
+        ids.filter_map(|id| engine.chunk(id)).map(|view| view.nr_populated.0).sum()
+    };
+    engine.totals().nr_populated.unwrap_or_else(count)
+}
+
+/// The numbers of one of the engines of 4.14 and later.
+#[inline]
+pub(super) fn linux_numbers(engine: &Linux, live_bytes: u64) -> [i64; ENGINE_NUMBERS] {
+    [
+        engine.stats.nr_cur_alloc as i64,
+        live_bytes as i64,
+        i64::from(engine.stats.nr_chunks),
+        i64::from(engine.nr_populated),
+        i64::from(engine.nr_empty_pop_pages),
+    ]
+}
+
+/// The numbers of any engine, with its populated pages as they were counted.
+#[inline]
+pub(super) fn engine_numbers(engine: &dyn Engine, live_bytes: u64, pages: u32) -> [i64; ENGINE_NUMBERS] {
+    let (stats, totals) = (engine.stats(), engine.totals());
+    [
+        stats.nr_cur_alloc as i64,
+        live_bytes as i64,
+        i64::from(stats.nr_chunks),
+        i64::from(totals.nr_populated.unwrap_or(pages)),
+        totals.nr_empty_pop_pages,
+    ]
 }
 
 #[cfg(test)]

@@ -74,7 +74,11 @@ pub fn check(file: &Path) -> Result<Followed, String> {
     let found = follow(&trace, options.clone(), &mut |_| true).map_err(|error| fail("follow", &error))?;
     let mut wrong = Vec::new();
     if let Some((event, line, outcome)) = found.first_illegal {
-        wrong.push(format!("{} illegal events, the first {event} (line {line}): {}", found.nr_illegal(), outcome.name()));
+        wrong.push(format!(
+            "{} illegal events, the first {event} (line {line}): {}",
+            found.nr_illegal(),
+            outcome.name()
+        ));
     }
     compare_known(&trace, &found, &mut wrong);
     let mut hidden = None;
@@ -117,6 +121,11 @@ fn compare_known(trace: &Trace, found: &Follow, wrong: &mut Vec<String>) {
             Event::Alloc(alloc) => {
                 let Some(base) = alloc.base else { continue };
                 let chunk = chunks.entry(base.addr).or_default();
+                // A place that is placed again was freed without a line.
+                let old = sizes.get(&(base.addr, alloc.off.0)).copied().unwrap_or(0);
+                for granule in alloc.off.0 / GRANULE..(alloc.off.0 + old).div_ceil(GRANULE) {
+                    *chunk.at(granule as usize) = Cell::Free;
+                }
                 for granule in alloc.off.0 / GRANULE..(alloc.off + alloc.size).0.div_ceil(GRANULE) {
                     *chunk.at(granule as usize) = Cell::Live;
                 }
@@ -244,7 +253,8 @@ fn compare_live(truth: &Truth, found: &Follow, event: u64, wrong: &mut Vec<Strin
         let size = truth.areas.get(&place(object)).map(|size| size / GRANULE);
         let fits = match object.origin {
             Origin::Capture => size == Some(u64::from(object.size)),
-            _ => size.is_some_and(|size| size >= 1 && size <= u64::from(object.max_size) && object.size <= object.max_size),
+            _ => size
+                .is_some_and(|size| size >= 1 && size <= u64::from(object.max_size) && object.size <= object.max_size),
         };
         if !fits {
             return wrong.push(format!("before event {event}: {object:?}, but there are {size:?} granules"));

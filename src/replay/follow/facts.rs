@@ -84,8 +84,11 @@ impl StatsFacts {
         }
         let mut open: Vec<(u64, Evidence)> = evidence(trace).into_iter().collect();
         open.sort_unstable_by_key(|(base, _)| *base);
-        let mut rows: Vec<(&ChunkStats, ChunkFact, u64)> =
-            stats.chunks.iter().filter_map(|row| Some((row, fact(row, stats, options)?, size(row, stats, options)))).collect();
+        let mut rows: Vec<(&ChunkStats, ChunkFact, u64)> = stats
+            .chunks
+            .iter()
+            .filter_map(|row| Some((row, fact(row, stats, options)?, size(row, stats, options))))
+            .collect();
         let mut by_base = HashMap::new();
         loop {
             let found = open.iter().enumerate().find_map(|(at, (_, seen))| {

@@ -157,7 +157,11 @@ impl Follow {
 
     /// Illegal events.
     pub fn nr_illegal(&self) -> u64 {
-        Outcome::ALL.into_iter().filter(|outcome| outcome.illegal()).map(|outcome| self.by_outcome[outcome as usize]).sum()
+        Outcome::ALL
+            .into_iter()
+            .filter(|outcome| outcome.illegal())
+            .map(|outcome| self.by_outcome[outcome as usize])
+            .sum()
     }
 }
 
