@@ -21,7 +21,7 @@ from percpu.errors import (
 )
 from percpu.layout import FirstChunkLayout, Group, Region, Topology
 from percpu.record import Capture, bpftrace_program, record
-from percpu.replay import Replay, Rerun, replay
+from percpu.replay import Follow, Replay, Rerun, replay
 from percpu.results import Result
 from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
 from percpu.trace import Trace, read_trace
@@ -37,6 +37,7 @@ __all__ = [
     "Chunk",
     "Chunks",
     "FirstChunkLayout",
+    "Follow",
     "Group",
     "InvalidAddress",
     "InvalidFree",

@@ -1,5 +1,6 @@
 """The extension module. Public API, docstrings and argument checks are in the .py files of the package."""
 
+from collections.abc import Callable, Iterator
 from os import PathLike
 from typing import Any, Final, final
 
@@ -9,21 +10,27 @@ from numpy.typing import NDArray
 __all__ = [
     "EVENT_KINDS",
     "NULL",
+    "OUTCOMES",
     "REASONS",
     "RESERVED",
     "Allocator",
     "FirstChunkLayout",
+    "Follow",
     "PercpuStats",
     "Replay",
     "Rerun",
     "Trace",
     "__version__",
+    "closed_world",
+    "follow",
+    "follow_blocks",
     "kernels",
     "parse_boot_log",
     "read_percpu_stats",
     "read_trace",
     "replay",
     "rerun",
+    "rerun_blocks",
     "rules",
 ]
 __version__: Final[str]
@@ -33,6 +40,8 @@ NULL: Final[int]
 RESERVED: Final[int]
 # (name, the kernel's text) of each reason; code k is element k - 1.
 REASONS: Final[tuple[tuple[str, str], ...]]
+# Names of the codes in the column `outcome` of a trace that was followed.
+OUTCOMES: Final[tuple[str, ...]]
 # Names of the codes in the column `kind` of a trace.
 EVENT_KINDS: Final[tuple[str, ...]]
 
@@ -53,10 +62,56 @@ def read_trace(path: str | PathLike[str]) -> Trace: ...
 def read_percpu_stats(text: str) -> PercpuStats: ...
 
 # Predicts the trace from the allocator's state, and leaves the allocator at its end; unchanged if it raises.
-def replay(trace: Trace, allocator: Allocator, sample_every: int) -> Replay: ...
+# progress, here and below: called now and then with the number of events read.
+def replay(
+    trace: Trace, allocator: Allocator, sample_every: int, progress: Callable[[int], Any] | None
+) -> Replay: ...
 
 # Makes the trace's requests and frees on any engine, and leaves the allocator at its end; unchanged if it raises.
-def rerun(trace: Trace, allocator: Allocator, sample_every: int) -> Rerun: ...
+def rerun(trace: Trace, allocator: Allocator, sample_every: int, progress: Callable[[int], Any] | None) -> Rerun: ...
+
+# The same of a trace in blocks; what came of single requests is not kept.
+def rerun_blocks(
+    blocks: Iterator[Trace], allocator: Allocator, sample_every: int, progress: Callable[[int], Any] | None
+) -> Rerun: ...
+
+# An allocator in the state that a trace suggests for its start.
+def closed_world(
+    trace: Trace,
+    kernel: str,
+    unit_size: int,
+    nr_units: int,
+    page_size: int,
+    stats: str | None,
+    balance_every: int,
+) -> Allocator: ...
+
+# Follows a trace without a start state. granule 0: inferred. boot: offset of the first chunk's base in the unit, hidden
+# bytes before what it serves, their number; without it from the statistics.
+def follow(
+    trace: Trace,
+    unit_size: int | None,
+    granule: int,
+    boot: tuple[int, int, int] | None,
+    page_size: int,
+    stats: str | None,
+    stats_end: str | None,
+    sample_every: int,
+    progress: Callable[[int], Any] | None,
+) -> Follow: ...
+
+# The same of a trace in blocks; only what is live is kept.
+def follow_blocks(
+    blocks: Iterator[Trace],
+    unit_size: int | None,
+    granule: int,
+    boot: tuple[int, int, int] | None,
+    page_size: int,
+    stats: str | None,
+    stats_end: str | None,
+    sample_every: int,
+    progress: Callable[[int], Any] | None,
+) -> Follow: ...
 
 @final
 class FirstChunkLayout:
@@ -218,19 +273,57 @@ class Replay:
     # One row a request: event uint32, ok bool (recorded), predicted bool (as recorded), predicted_ok bool, chunk
     # uint32, off_bytes uint64 (of the prediction; meaningful where predicted_ok).
     def events(self) -> dict[str, NDArray[Any]]: ...
-    # One row a sample, int64: event, nr_cur_alloc, live_bytes, populated_pages, nr_chunks, nr_empty_pop_pages.
-    def timeline(self) -> dict[str, NDArray[np.int64]]: ...
+    # One row a sample: event int64, time_ns uint64; after its last event nr_cur_alloc, live_bytes, populated_pages,
+    # nr_chunks, nr_empty_pop_pages int64; of each min_ and max_ int64, mean_ float64.
+    def timeline(self) -> dict[str, NDArray[Any]]: ...
+    # The allocator after the first `event` events.
+    def at(self, event: int) -> Allocator: ...
+    # The rest of the trace rerun from there on; target None: on this state.
+    def fork(
+        self, event: int, target: Allocator | None, sample_every: int, progress: Callable[[int], Any] | None
+    ) -> Rerun: ...
 
 @final
 class Rerun:
     # nr_events, nr_alloc, nr_failed, nr_free, nr_free_unseen, nr_free_of_failed, nr_free_lost, nr_served_only_here,
-    # nr_comparable, nr_same_place.
+    # nr_comparable, nr_same_place, first_event, nr_carried, nr_not_carried.
     def summary(self) -> dict[str, int]: ...
     # One row a request: event uint32, recorded_ok bool, ok bool, reason uint8, chunk uint32, off_bytes uint64,
     # unit_off_bytes uint64 (meaningful where ok), recorded_unit_off_bytes uint64, recorded_known bool (whether it is).
     def events(self) -> dict[str, NDArray[Any]]: ...
     # As of Replay.
-    def timeline(self) -> dict[str, NDArray[np.int64]]: ...
+    def timeline(self) -> dict[str, NDArray[Any]]: ...
+    # The allocator after the last event.
+    def allocator(self) -> Allocator: ...
+    def at(self, event: int) -> Allocator: ...
+    def fork(
+        self, event: int, target: Allocator | None, sample_every: int, progress: Callable[[int], Any] | None
+    ) -> Rerun: ...
+
+@final
+class Follow:
+    # nr_events, nr_alloc, nr_failed, nr_free, nr_freed_prior, nr_freed_lost, nr_missing_free, nr_illegal,
+    # nr_after_loss, nr_losses, nr_lost, nr_live, nr_chunks, nr_chunks_created, nr_chunks_destroyed; total_bytes,
+    # live_bytes, held_bytes, free_bytes, unknown_bytes; unseen_objects, unseen_bytes, unseen_min_bytes,
+    # unseen_max_bytes (None without statistics); unit_size, unit_size_inferred, granule, hashed, clock,
+    # first_time_ns, last_time_ns.
+    def summary(self) -> dict[str, Any]: ...
+    # Event, line (0: not from a file), outcome.
+    def first_illegal(self) -> tuple[int, int, str] | None: ...
+    # (n,) codes of OUTCOMES by event; empty if the trace was read in blocks.
+    def outcomes(self) -> NDArray[np.uint8]: ...
+    def call_sites(self) -> list[str]: ...
+    # The areas that are live after the first `events` events: chunk, call_site uint32, base_addr, off_bytes,
+    # size_bytes, max_size_bytes, alloc_event, alloc_time_ns, free_event uint64, has_call_site, prior, atomic, reserved,
+    # is_freed bool.
+    def live(self, events: int) -> dict[str, NDArray[Any]]: ...
+    # One row a chunk: base_addr, first_event, destroyed_event, total_bytes, live_bytes, held_bytes, free_bytes,
+    # unknown_bytes uint64, created, exists, boot bool, nr_live, nr_freed_prior uint32.
+    def chunks(self) -> dict[str, NDArray[Any]]: ...
+    # By granule: 0 unknown, 1 free, 2 live, 3 held, 4 hidden; empty for a chunk that went away.
+    def cells(self, chunk: int) -> NDArray[np.uint8]: ...
+    # As of Replay, with live_bytes, nr_live, nr_chunks, nr_freed_prior.
+    def timeline(self) -> dict[str, NDArray[Any]]: ...
 
 @final
 class PercpuStats:

@@ -86,7 +86,7 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    fn new(core: Core) -> Self {
+    pub fn new(core: Core) -> Self {
         Self { inner: Mutex::new(core) }
     }
 

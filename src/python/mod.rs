@@ -13,6 +13,7 @@
 mod allocator;
 mod convert;
 mod errors;
+mod follow;
 mod layout;
 mod replay;
 mod stats;
@@ -29,9 +30,11 @@ mod _core {
     #[pymodule_export]
     use super::allocator::Allocator;
     #[pymodule_export]
+    use super::follow::{follow, follow_blocks, Follow};
+    #[pymodule_export]
     use super::layout::{parse_boot_log, FirstChunkLayout};
     #[pymodule_export]
-    use super::replay::{replay, rerun, Replay, Rerun};
+    use super::replay::{closed_world, replay, rerun, rerun_blocks, Replay, Rerun};
     #[pymodule_export]
     use super::stats::{read_percpu_stats, PercpuStats};
     #[pymodule_export]
@@ -48,6 +51,8 @@ mod _core {
         m.add("NULL", crate::allocator::NULL)?;
         m.add("RESERVED", ChunkId::RESERVED.0)?;
         m.add("REASONS", PyTuple::new(py, Reason::ALL.iter().map(|reason| (reason.name(), reason.text())))?)?;
+        let outcomes = crate::replay::follow::Outcome::ALL.iter().map(|outcome| outcome.name());
+        m.add("OUTCOMES", PyTuple::new(py, outcomes)?)?;
         m.add("EVENT_KINDS", PyTuple::new(py, crate::trace::Kind::ALL.iter().map(|kind| kind.name()))?)
     }
 

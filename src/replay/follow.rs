@@ -784,6 +784,16 @@ impl Follower {
     }
 }
 
+/// The granule of the kernel that wrote a trace: 2 bytes before 4.14, which shows in sizes and alignments, else 4.
+pub fn likely_granule(trace: &Trace) -> Bytes {
+    let columns = trace.columns();
+    let fine = |index: &usize| {
+        let (size, align) = (columns.size[*index], columns.align[*index]);
+        matches!(columns.kind[*index], Kind::Alloc | Kind::AllocFail) && (size % 4 == 2 || align == 2)
+    };
+    Bytes(if (0..trace.len()).any(|index| fine(&index)) { 2 } else { 4 })
+}
+
 /// Follows a whole trace.
 pub fn follow(trace: &Trace, options: Options, go_on: &mut dyn FnMut(u64) -> bool) -> Result<Follow, TraceError> {
     let facts = options.stats.as_ref().map(|stats| StatsFacts::learn(trace, stats, &options)).unwrap_or_default();
