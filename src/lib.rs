@@ -30,6 +30,7 @@
 //! stats_text   the debugfs percpu_stats text
 //! allocator    an engine on a machine: pointers, batches, balance policy, snapshots
 //! trace        events and their text formats
+//! workload     seeded generators of requests and frees; running them
 //! replay       a trace through an engine
 //! python       the extension module (feature `python`)
 //! ```
@@ -58,6 +59,7 @@ pub mod stats_text;
 pub mod trace;
 pub mod units;
 pub mod variant;
+pub mod workload;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

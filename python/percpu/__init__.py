@@ -3,6 +3,7 @@
 Start with `Allocator`; see `docs/design.md` for the model and `docs/fidelity.md` for what was proven.
 """
 
+from percpu import workloads
 from percpu._core import NULL, __version__
 from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
 from percpu.errors import (
@@ -64,4 +65,5 @@ __all__ = [
     "read_trace",
     "record",
     "replay",
+    "workloads",
 ]

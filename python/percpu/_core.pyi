@@ -19,7 +19,10 @@ __all__ = [
     "PercpuStats",
     "Replay",
     "Rerun",
+    "Steps",
     "Trace",
+    "Workload",
+    "WorkloadRun",
     "__version__",
     "closed_world",
     "follow",
@@ -27,11 +30,13 @@ __all__ = [
     "kernels",
     "parse_boot_log",
     "read_percpu_stats",
+    "procedures",
     "read_trace",
     "replay",
     "rerun",
     "rerun_blocks",
     "rules",
+    "run_workload",
 ]
 __version__: Final[str]
 # Pointer of no area.
@@ -112,6 +117,13 @@ def follow_blocks(
     sample_every: int,
     progress: Callable[[int], Any] | None,
 ) -> Follow: ...
+
+# (name, summary, parameters, phases) of each workload; a parameter is (name, "number", "list" or "word", default or None,
+# the words, meaning).
+def procedures() -> list[tuple[str, str, list[tuple[str, str, Any, list[str], str]], list[str]]]: ...
+
+# Runs a workload, and leaves the allocator at its end; unchanged if it raises.
+def run_workload(workload: Workload, allocator: Allocator, places: bool) -> WorkloadRun: ...
 
 @final
 class FirstChunkLayout:
@@ -338,3 +350,41 @@ class PercpuStats:
     # As the kernel writes it.
     def to_text(self) -> str: ...
     def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Workload:
+    # Parameters: int, str, or (n,) uint64. Raises InvalidRequest.
+    @staticmethod
+    def make(name: str, parameters: dict[str, Any]) -> Workload: ...
+    # The same with other parameters.
+    def replace(self, parameters: dict[str, Any]) -> Workload: ...
+    def name(self) -> str: ...
+    # name(parameter=value, ...), long lists cut.
+    def text(self) -> str: ...
+    # The same for equal workloads, on every machine.
+    def fingerprint(self) -> int: ...
+    # Whether the steps depend on where objects lie.
+    def needs_places(self) -> bool: ...
+    def parameters(self) -> dict[str, Any]: ...
+    def phase_name(self, phase: int) -> str: ...
+    def steps(self) -> Steps: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Steps:
+    # Up to so many steps, each column (n,): kind uint8 (0 alloc, 1 free, 2 phase, 3 balance), phase uint32, id uint32,
+    # size_bytes, align_bytes uint64, atomic, reserved bool. Empty at the end.
+    def next_batch(self, length: int) -> dict[str, NDArray[Any]]: ...
+
+@final
+class WorkloadRun:
+    # One row a phase in the order they were entered, uint64: phase, nr_alloc, nr_failed, nr_free, nr_free_skipped,
+    # alloc_bytes, nr_chunks_created; at its end nr_live, live_bytes, nr_chunks, populated_pages; nr_live_peak,
+    # peak_live_bytes, nr_chunks_peak, peak_populated_pages; time_ns.
+    def phases(self) -> dict[str, NDArray[np.uint64]]: ...
+    # Of each phase: failures by reason code less one.
+    def failures(self) -> list[list[int]]: ...
+    def nr_steps(self) -> int: ...
+    # One row a request, if kept: entry uint32 (row of phases), id uint32, size_bytes, align_bytes uint64, atomic,
+    # reserved bool, reason uint8 (0 = served), chunk uint32, off_bytes, unit_off_bytes uint64.
+    def requests(self) -> dict[str, NDArray[Any]]: ...

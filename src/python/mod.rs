@@ -19,6 +19,7 @@ mod replay;
 mod stats;
 mod trace;
 mod trace_io;
+mod workload;
 
 use pyo3::prelude::*;
 
@@ -41,6 +42,8 @@ mod _core {
     use super::trace::Trace;
     #[pymodule_export]
     use super::trace_io::{TraceReader, TraceSummary, TraceWriter};
+    #[pymodule_export]
+    use super::workload::{procedures, run_workload, Steps, Workload, WorkloadRun};
     use crate::request::{ChunkId, Reason};
     use crate::variant::{Rules, PRESETS};
 
