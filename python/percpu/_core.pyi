@@ -27,6 +27,7 @@ __all__ = [
     "closed_world",
     "follow",
     "follow_blocks",
+    "fit_workload",
     "kernels",
     "parse_boot_log",
     "read_percpu_stats",
@@ -121,6 +122,9 @@ def follow_blocks(
 # (name, summary, parameters, phases) of each workload; a parameter is (name, "number", "list" or "word", default or None,
 # the words, meaning).
 def procedures() -> list[tuple[str, str, list[tuple[str, str, Any, list[str], str]], list[str]]]: ...
+
+# A mixture of n objects like the requests of the trace. Raises TraceError, InvalidRequest.
+def fit_workload(trace: Trace, n: int, seed: int) -> Workload: ...
 
 # Runs a workload, and leaves the allocator at its end; unchanged if it raises.
 def run_workload(workload: Workload, allocator: Allocator, places: bool) -> WorkloadRun: ...

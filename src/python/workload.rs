@@ -9,9 +9,10 @@ use pyo3::types::{PyDict, PyList};
 
 use super::allocator::{Allocator, Signals};
 use super::errors;
+use super::trace::Trace;
 use crate::error::ConfigError;
 use crate::request::{Outcome, Sleep};
-use crate::workload::{self as core, Domain, Initial, Recipe, Step, Stream, Value, PROCEDURES};
+use crate::workload::{self as core, Domain, FitError, Initial, Recipe, Step, Stream, Value, PROCEDURES};
 
 /// Between two looks for a Ctrl-C.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -237,6 +238,16 @@ pub fn run_workload(py: Python<'_>, workload: &Workload, allocator: &Allocator, 
 }
 
 #[pyfunction]
+pub fn fit_workload(py: Python<'_>, trace: &Trace, n: u64, seed: u64) -> PyResult<Workload> {
+    let trace = &trace.inner;
+    match py.detach(|| core::fit(trace, n, seed)) {
+        Ok(recipe) => Ok(Workload { recipe }),
+        Err(FitError::Trace(error)) => Err(errors::trace_error(py, &error)),
+        Err(FitError::Parameter(error)) => Err(errors::invalid_request(py, &error)),
+    }
+}
+
+#[pyfunction]
 pub fn procedures(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let default = |initial: &Initial| match initial {
         Initial::Required => None,
@@ -251,7 +262,7 @@ pub fn procedures(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
             let value = default(&parameter.default).map(|value| value_to(py, &value)).transpose()?;
             let (kind, words): (&str, &[&str]) = match parameter.domain {
                 Domain::Number(..) => ("number", &[]),
-                Domain::List(..) => ("list", &[]),
+                Domain::List(..) | Domain::OptionalList(..) => ("list", &[]),
                 Domain::Word(words) => ("word", words),
             };
             parameters.append((parameter.name, kind, value, words.to_vec(), parameter.meaning))?;

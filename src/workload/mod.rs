@@ -31,7 +31,12 @@
 //!
 //! `docs/workloads.md` has every procedure in words; specification 41 those that were published.
 
+mod churn;
+mod given;
+mod mixture;
 mod objects;
+mod pinning;
+mod published;
 pub mod random;
 mod run;
 
@@ -41,6 +46,7 @@ use crate::error::ConfigError;
 use crate::request::{ChunkId, Request};
 use crate::units::Bytes;
 
+pub use mixture::{fit, FitError};
 pub use run::{run, Figures, Options, Phase, Place, Run, RunError, Served, Target};
 
 /// Most objects of a workload.
@@ -92,8 +98,10 @@ impl<I: Iterator<Item = Step> + Send> Stream for I {
 pub enum Domain {
     /// A number from the first to the last.
     Number(u64, u64),
-    /// A list of such numbers with at least one element; empty only if the default is.
+    /// A list of such numbers with at least one element.
     List(u64, u64),
+    /// A list of such numbers, possibly empty.
+    OptionalList(u64, u64),
     /// One of these words.
     Word(&'static [&'static str]),
 }
@@ -161,7 +169,24 @@ impl fmt::Debug for Procedure {
 }
 
 /// Every procedure.
-pub const PROCEDURES: &[&Procedure] = &[&objects::OBJECTS];
+pub const PROCEDURES: &[&Procedure] = &[
+    &objects::OBJECTS,
+    &published::FILL_LEVEL,
+    &published::FOUR_AT_EIGHT,
+    &pinning::HEAD_PINNING,
+    &churn::BPF_MAPS,
+    &churn::CGROUPS,
+    &churn::NETNS,
+    &published::VMALLOC_TEST,
+    &mixture::MIXTURE,
+    &published::RANDOM,
+    &published::QUEUE,
+    &published::SIZE_LADDER,
+    &published::ALIGN_STORM,
+    &published::MODULE_LOAD,
+    &published::ATOMIC_BURST,
+    &given::STEPS,
+];
 
 impl Procedure {
     /// The procedure of a name.
@@ -345,8 +370,8 @@ impl Parameter {
                     return bad(number, format!("must be from {low} to {high}"));
                 }
             }
-            (Domain::List(low, high), Value::List(list)) => {
-                if list.is_empty() && !matches!(self.default, Initial::List([])) {
+            (Domain::List(low, high) | Domain::OptionalList(low, high), Value::List(list)) => {
+                if list.is_empty() && matches!(self.domain, Domain::List(..)) {
                     return bad(&"[]", "must have at least one element".to_owned());
                 }
                 if list.len() > MAX_LIST {
@@ -362,7 +387,9 @@ impl Parameter {
                 }
             }
             (Domain::Number(..), other) => return bad(&format!("{other:?}"), "must be a number".to_owned()),
-            (Domain::List(..), other) => return bad(&format!("{other:?}"), "must be a list of numbers".to_owned()),
+            (Domain::List(..) | Domain::OptionalList(..), other) => {
+                return bad(&format!("{other:?}"), "must be a list of numbers".to_owned())
+            }
             (Domain::Word(..), other) => return bad(&format!("{other:?}"), "must be a word".to_owned()),
         }
         Ok(value)
@@ -385,6 +412,22 @@ const fn number(name: &'static str, default: u64, low: u64, high: u64, meaning: 
 
 const fn required(name: &'static str, low: u64, high: u64, meaning: &'static str) -> Parameter {
     Parameter { name, default: Initial::Required, domain: Domain::Number(low, high), meaning }
+}
+
+const fn list(name: &'static str, default: &'static [u64], low: u64, high: u64, meaning: &'static str) -> Parameter {
+    assert!(!default.is_empty(), "a default of a list that must not be empty");
+    Parameter { name, default: Initial::List(default), domain: Domain::List(low, high), meaning }
+}
+
+/// A list that may be empty.
+const fn optional_list(
+    name: &'static str,
+    default: &'static [u64],
+    low: u64,
+    high: u64,
+    meaning: &'static str,
+) -> Parameter {
+    Parameter { name, default: Initial::List(default), domain: Domain::OptionalList(low, high), meaning }
 }
 
 const fn word(
