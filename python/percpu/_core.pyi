@@ -38,6 +38,7 @@ __all__ = [
     "rerun_blocks",
     "rules",
     "run_workload",
+    "workload_of_trace",
 ]
 __version__: Final[str]
 # Pointer of no area.
@@ -119,15 +120,18 @@ def follow_blocks(
     progress: Callable[[int], Any] | None,
 ) -> Follow: ...
 
-# (name, summary, parameters, phases) of each workload; a parameter is (name, "number", "list" or "word", default or None,
-# the words, meaning).
+# (name, summary, parameters, phases) of each workload; a parameter is (name, "number", "list" or "word", default or
+# None, the words, meaning).
 def procedures() -> list[tuple[str, str, list[tuple[str, str, Any, list[str], str]], list[str]]]: ...
 
 # A mixture of n objects like the requests of the trace. Raises TraceError, InvalidRequest.
 def fit_workload(trace: Trace, n: int, seed: int) -> Workload: ...
 
+# Requests and frees of a trace. Raises InvalidRequest.
+def workload_of_trace(trace: Trace) -> Workload: ...
+
 # Runs a workload, and leaves the allocator at its end; unchanged if it raises.
-def run_workload(workload: Workload, allocator: Allocator, places: bool) -> WorkloadRun: ...
+def run_workload(workload: Workload, allocator: Allocator, places: bool, split: bool) -> WorkloadRun: ...
 
 @final
 class FirstChunkLayout:
@@ -384,7 +388,8 @@ class Steps:
 class WorkloadRun:
     # One row a phase in the order they were entered, uint64: phase, nr_alloc, nr_failed, nr_free, nr_free_skipped,
     # alloc_bytes, nr_chunks_created; at its end nr_live, live_bytes, nr_chunks, populated_pages; nr_live_peak,
-    # peak_live_bytes, nr_chunks_peak, peak_populated_pages; time_ns.
+    # peak_live_bytes, nr_chunks_peak, peak_populated_pages; where the engine counts, cost_ and the name of each
+    # counter; time_ns. With split also alloc_cost_ and alloc_time_ns.
     def phases(self) -> dict[str, NDArray[np.uint64]]: ...
     # Of each phase: failures by reason code less one.
     def failures(self) -> list[list[int]]: ...

@@ -43,7 +43,9 @@ mod _core {
     #[pymodule_export]
     use super::trace_io::{TraceReader, TraceSummary, TraceWriter};
     #[pymodule_export]
-    use super::workload::{fit_workload, procedures, run_workload, Steps, Workload, WorkloadRun};
+    use super::workload::{fit_workload, procedures, run_workload, workload_of_trace};
+    #[pymodule_export]
+    use super::workload::{Steps, Workload, WorkloadRun};
     use crate::request::{ChunkId, Reason};
     use crate::variant::{Rules, PRESETS};
 

@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyList};
 use super::allocator::{Allocator, Signals};
 use super::errors;
 use super::trace::Trace;
+use crate::cost::{Costs, TABLE};
 use crate::error::ConfigError;
 use crate::request::{Outcome, Sleep};
 use crate::workload::{self as core, Domain, FitError, Initial, Recipe, Step, Stream, Value, PROCEDURES};
@@ -176,6 +177,22 @@ impl WorkloadRun {
         d.set_item("peak_live_bytes", column(|p| p.peak.live_bytes))?;
         d.set_item("nr_chunks_peak", column(|p| u64::from(p.peak.nr_chunks)))?;
         d.set_item("peak_populated_pages", column(|p| u64::from(p.peak.populated_pages)))?;
+        let costs = |prefix: &str, of: fn(&core::Phase) -> Option<Costs>| -> PyResult<()> {
+            if self.run.phases.iter().all(|phase| of(phase).is_none()) {
+                return Ok(());
+            }
+            for (index, about) in TABLE.iter().enumerate().filter(|(_, about)| !about.full_only) {
+                let value = |phase: &core::Phase| of(phase).unwrap_or_default().values()[index];
+                let column: Vec<u64> = self.run.phases.iter().map(value).collect();
+                d.set_item(format!("{prefix}{}", about.name), column.into_pyarray(py))?;
+            }
+            Ok(())
+        };
+        costs("cost_", |phase| phase.costs)?;
+        costs("alloc_cost_", |phase| phase.alloc_costs)?;
+        if self.run.phases.iter().any(|phase| phase.alloc_time_ns.is_some()) {
+            d.set_item("alloc_time_ns", column(|p| p.alloc_time_ns.unwrap_or(0)))?;
+        }
         d.set_item("time_ns", column(|p| p.time_ns.unwrap_or(0)))?;
         Ok(d)
     }
@@ -211,7 +228,13 @@ impl WorkloadRun {
 }
 
 #[pyfunction]
-pub fn run_workload(py: Python<'_>, workload: &Workload, allocator: &Allocator, places: bool) -> PyResult<WorkloadRun> {
+pub fn run_workload(
+    py: Python<'_>,
+    workload: &Workload,
+    allocator: &Allocator,
+    places: bool,
+    split: bool,
+) -> PyResult<WorkloadRun> {
     let mut guard = allocator.lock(py);
     let mut target = guard.clone();
     let mut signals = Signals::default();
@@ -226,7 +249,7 @@ pub fn run_workload(py: Python<'_>, workload: &Workload, allocator: &Allocator, 
     let run = py.detach(|| {
         let begin = Instant::now();
         let clock = || begin.elapsed().as_nanos() as u64;
-        let options = core::Options { places, clock: Some(&clock) };
+        let options = core::Options { places, split, clock: Some(&clock) };
         core::run(&workload.recipe, &mut target, &options, &mut go_on).map(|run| (run, target))
     });
     if let Some(error) = signals.raised() {
@@ -245,6 +268,13 @@ pub fn fit_workload(py: Python<'_>, trace: &Trace, n: u64, seed: u64) -> PyResul
         Err(FitError::Trace(error)) => Err(errors::trace_error(py, &error)),
         Err(FitError::Parameter(error)) => Err(errors::invalid_request(py, &error)),
     }
+}
+
+#[pyfunction]
+pub fn workload_of_trace(py: Python<'_>, trace: &Trace) -> PyResult<Workload> {
+    let trace = &trace.inner;
+    let recipe = py.detach(|| core::of_trace(trace));
+    Workload::new(py, recipe)
 }
 
 #[pyfunction]

@@ -1,13 +1,24 @@
-//! Steps given one by one.
+//! Steps given one by one, or taken from a trace.
+//!
+//! # Design
+//!
+//! [`of_trace`] keeps of a trace what a workload has: requests and frees, linked by objects. A free of what the trace
+//! does not show being allocated is dropped; a request that failed is made and given back at once; where a place is
+//! allocated that is live, its free was lost, and is put before.
 //!
 //! # Source
 //!
-//! `docs/workloads.md`.
+//! Specification 50 sections 2 and 3 for what the lines of a trace mean; `docs/workloads.md`.
 
-use super::mixture::{ATOMIC, RESERVED};
-use super::{optional_list, request, Procedure, Recipe, Step, Stream, MAX_BYTES, MAX_OBJECTS};
+use std::collections::HashMap;
+
+use super::mixture::{place_of, ATOMIC, RESERVED};
+use super::published::Ids;
+use super::{optional_list, request, Procedure, Recipe, Step, Stream, Value, MAX_BYTES, MAX_OBJECTS};
 use crate::error::ConfigError;
 use crate::request::{Request, Sleep};
+use crate::trace::{Event, Trace};
+use crate::units::Bytes;
 
 const ALLOC: u64 = 0;
 const FREE: u64 = 1;
@@ -77,4 +88,60 @@ fn start(recipe: &Recipe) -> Box<dyn Stream> {
         at += 1;
         Some(step)
     }))
+}
+
+/// The columns of [`STEPS`].
+#[derive(Default)]
+struct Columns([Vec<u64>; 5]);
+
+impl Columns {
+    fn push(&mut self, row: [u64; 5]) {
+        self.0.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+    }
+
+    fn alloc(&mut self, id: u32, size: Bytes, align: Bytes, atomic: bool, reserved: bool) {
+        let flags = u64::from(atomic) * ATOMIC + u64::from(reserved) * RESERVED;
+        self.push([ALLOC, u64::from(id), size.0, align.0, flags]);
+    }
+
+    fn free(&mut self, id: u32) {
+        self.push([FREE, u64::from(id), 0, 0, 0]);
+    }
+}
+
+/// The requests and frees of a trace as [`STEPS`].
+pub fn of_trace(trace: &Trace) -> Result<Recipe, ConfigError> {
+    let mut columns = Columns::default();
+    let (mut live, mut ids) = (HashMap::new(), Ids::default());
+    for record in trace.records() {
+        match record.event {
+            Event::Alloc(alloc) => {
+                let place = place_of(alloc.base, alloc.off, alloc.ptr);
+                if let Some(id) = place.and_then(|place| live.remove(&place)) {
+                    columns.free(id);
+                    ids.give_back(id);
+                }
+                let id = ids.take();
+                columns.alloc(id, alloc.size, alloc.align, alloc.atomic, alloc.reserved);
+                if let Some(place) = place {
+                    live.insert(place, id);
+                }
+            }
+            Event::AllocFail { size, align, reserved, atomic } => {
+                let id = ids.take();
+                columns.alloc(id, size, align, atomic, reserved);
+                columns.free(id);
+                ids.give_back(id);
+            }
+            Event::Free { base, off, ptr } => {
+                if let Some(id) = place_of(base, off, ptr).and_then(|place| live.remove(&place)) {
+                    columns.free(id);
+                    ids.give_back(id);
+                }
+            }
+            _ => {}
+        }
+    }
+    let names = ["kind", "id", "size_bytes", "align_bytes", "flags"];
+    Recipe::new("steps", names.into_iter().zip(columns.0.map(Value::List)))
 }

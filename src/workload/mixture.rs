@@ -33,7 +33,8 @@ use super::random::SplitMix64;
 use super::{list, no_check, request, required, seed, Procedure, Recipe, Step, Value, MAX_BYTES, MAX_OBJECTS};
 use crate::error::{ConfigError, TraceError};
 use crate::request::{Request, Sleep};
-use crate::trace::{Event, Trace};
+use crate::trace::{Base, Event, Trace};
+use crate::units::Bytes;
 
 /// Bits of a class's flags.
 pub(super) const ATOMIC: u64 = 1;
@@ -181,6 +182,11 @@ impl Groups for Mixture {
     }
 }
 
+/// What a trace calls an object by: base and offset, or the pointer where no base is printed.
+pub(super) fn place_of(base: Option<Base>, off: Bytes, ptr: Option<u64>) -> Option<(u64, u64)> {
+    base.map(|base| (base.addr, off.0)).or(ptr.map(|ptr| (u64::MAX, ptr)))
+}
+
 /// What a class was seen doing.
 #[derive(Default)]
 struct Seen {
@@ -198,15 +204,12 @@ pub fn fit(trace: &Trace, n: u64, seed: u64) -> Result<Recipe, FitError> {
     let mut live: HashMap<(u64, u64), ((u64, u64, u64), u32)> = HashMap::new();
     let mut made: u32 = 0;
     let flags = |atomic: bool, reserved: bool| u64::from(atomic) * ATOMIC + u64::from(reserved) * RESERVED;
-    let place = |base: Option<crate::trace::Base>, off: crate::units::Bytes, ptr: Option<u64>| {
-        base.map(|base| (base.addr, off.0)).or(ptr.map(|ptr| (u64::MAX, ptr)))
-    };
     for record in trace.records() {
         match record.event {
             Event::Alloc(alloc) => {
                 let class = (alloc.size.0, alloc.align.0, flags(alloc.atomic, alloc.reserved));
                 seen.entry(class).or_default().count += 1;
-                if let Some(place) = place(alloc.base, alloc.off, alloc.ptr) {
+                if let Some(place) = place_of(alloc.base, alloc.off, alloc.ptr) {
                     live.insert(place, (class, made));
                 }
                 made += 1;
@@ -218,7 +221,7 @@ pub fn fit(trace: &Trace, n: u64, seed: u64) -> Result<Recipe, FitError> {
                 made += 1;
             }
             Event::Free { base, off, ptr } => {
-                if let Some((class, born)) = place(base, off, ptr).and_then(|place| live.remove(&place)) {
+                if let Some((class, born)) = place_of(base, off, ptr).and_then(|place| live.remove(&place)) {
                     seen.entry(class).or_default().lifetimes.push(made - born - 1);
                 }
             }

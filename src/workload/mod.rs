@@ -46,6 +46,7 @@ use crate::error::ConfigError;
 use crate::request::{ChunkId, Request};
 use crate::units::Bytes;
 
+pub use given::of_trace;
 pub use mixture::{fit, FitError};
 pub use run::{run, Figures, Options, Phase, Place, Run, RunError, Served, Target};
 

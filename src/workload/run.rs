@@ -6,7 +6,8 @@
 //! table from object number to pointer; objects that failed are not in it, and their frees are skipped.
 //!
 //! Figures are kept by phase. Peaks are exact: they are looked at after every step. Time is only measured with a
-//! clock from outside, so that the core stays without one: whole phases, the making of the steps included.
+//! clock from outside, so that the core stays without one: whole phases, the making of the steps included. Work is
+//! counted by the engine ([`crate::cost`]).
 //!
 //! # Units
 //!
@@ -16,6 +17,7 @@ use std::fmt;
 
 use super::{Recipe, Step};
 use crate::allocator::{Allocator, Placement, NULL};
+use crate::cost::Costs;
 use crate::error::RequestError;
 use crate::request::{ChunkId, Outcome, Reason, Request};
 use crate::units::Bytes;
@@ -59,6 +61,11 @@ pub trait Target {
 
     /// Pages of one unit that were populated and are so still; not those of the boot area.
     fn nr_populated(&self) -> u32;
+
+    /// The work done so far; `None` where nothing is counted.
+    fn costs(&self) -> Option<Costs> {
+        None
+    }
 }
 
 impl Target for Allocator {
@@ -96,6 +103,10 @@ impl Target for Allocator {
         let backend = self.engine().backend();
         (backend.backing_pages / backend.nr_cpus().max(1)) as u32
     }
+
+    fn costs(&self) -> Option<Costs> {
+        self.engine().costs()
+    }
 }
 
 /// What to keep of a run.
@@ -103,6 +114,9 @@ impl Target for Allocator {
 pub struct Options<'a> {
     /// Keep a row for each request.
     pub places: bool,
+    /// Keep work and time of the requests apart, [`Phase::alloc_costs`]; the clock is then looked at between requests
+    /// and other steps.
+    pub split: bool,
     /// Nanoseconds from any point on; `None` = no times.
     pub clock: Option<&'a dyn Fn() -> u64>,
 }
@@ -150,8 +164,14 @@ pub struct Phase {
     pub end: Figures,
     /// The most that was held during the phase, each figure by itself.
     pub peak: Figures,
+    /// The work that it was; `None` where nothing is counted.
+    pub costs: Option<Costs>,
     /// How long it took, with a clock.
     pub time_ns: Option<u64>,
+    /// Work of the requests alone, and of the worker where it ran right after them; with [`Options::split`].
+    pub alloc_costs: Option<Costs>,
+    /// Time of the requests alone; with [`Options::split`] and a clock.
+    pub alloc_time_ns: Option<u64>,
 }
 
 impl Phase {
@@ -202,9 +222,20 @@ impl Run {
             total.chunks_created += phase.chunks_created;
             total.end = phase.end;
             total.peak.raise_to(&phase.peak);
-            total.time_ns = total.time_ns.map_or(phase.time_ns, |sum| phase.time_ns.map(|ns| sum + ns));
+            total.costs = sum(total.costs, phase.costs);
+            total.time_ns = sum(total.time_ns, phase.time_ns);
+            total.alloc_costs = sum(total.alloc_costs, phase.alloc_costs);
+            total.alloc_time_ns = sum(total.alloc_time_ns, phase.alloc_time_ns);
         }
         total
+    }
+}
+
+/// The sum of what is there.
+fn sum<T: std::ops::Add<Output = T>>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a + b),
+        (a, b) => a.or(b),
     }
 }
 
@@ -259,12 +290,15 @@ struct Runner<'a, T: ?Sized> {
     target: &'a mut T,
     clock: Option<&'a dyn Fn() -> u64>,
     keep_places: bool,
+    split: bool,
+    /// Work and time when the requests under way began.
+    requests_began: Option<(Option<Costs>, u64)>,
     objects: Vec<Object>,
     page_size: u64,
     now: Figures,
     phase: Phase,
-    /// Chunks made and time when the phase began.
-    began: (u32, u64),
+    /// Chunks made, work done and time when the phase began.
+    began: (u32, Option<Costs>, u64),
     /// Nothing happened before the first phase marker, so that there is no phase yet.
     untouched: bool,
     out: Run,
@@ -273,16 +307,18 @@ struct Runner<'a, T: ?Sized> {
 impl<'a, T: Target + ?Sized> Runner<'a, T> {
     fn new(target: &'a mut T, options: &Options<'a>) -> Self {
         let page_size = target.page_size().0;
-        let created = target.chunks_created();
+        let began = (target.chunks_created(), target.costs());
         let mut runner = Self {
             target,
             clock: options.clock,
             keep_places: options.places,
+            split: options.split,
+            requests_began: None,
             objects: Vec::new(),
             page_size,
             now: Figures::default(),
             phase: Phase::default(),
-            began: (created, options.clock.map_or(0, |clock| clock())),
+            began: (began.0, began.1, options.clock.map_or(0, |clock| clock())),
             untouched: true,
             out: Run::default(),
         };
@@ -300,12 +336,16 @@ impl<'a, T: Target + ?Sized> Runner<'a, T> {
     #[inline]
     fn step(&mut self, step: Step) -> Result<Option<Place>, RequestError> {
         let mut place = None;
+        if self.split {
+            self.mark(matches!(step, Step::Alloc { .. }));
+        }
         match step {
             Step::Phase(phase) => {
                 self.end_phase();
                 self.phase = Phase { phase, ..Phase::default() };
                 self.look();
-                self.began = (self.target.chunks_created(), self.clock.map_or(0, |clock| clock()));
+                let now = (self.target.chunks_created(), self.target.costs());
+                self.began = (now.0, now.1, self.clock.map_or(0, |clock| clock()));
                 self.untouched = false;
                 return Ok(None);
             }
@@ -316,6 +356,23 @@ impl<'a, T: Target + ?Sized> Runner<'a, T> {
         self.untouched = false;
         self.look();
         Ok(place)
+    }
+
+    /// Notes where a row of requests begins and ends.
+    fn mark(&mut self, requests: bool) {
+        if requests == self.requests_began.is_some() {
+            return;
+        }
+        let now = (self.target.costs(), self.clock.map_or(0, |clock| clock()));
+        match self.requests_began.take() {
+            None => self.requests_began = Some(now),
+            Some((costs, time)) => {
+                let costs = now.0.zip(costs).map(|(now, before)| now - before);
+                let time = self.clock.map(|_| now.1.saturating_sub(time));
+                self.phase.alloc_costs = sum(self.phase.alloc_costs, costs);
+                self.phase.alloc_time_ns = sum(self.phase.alloc_time_ns, time);
+            }
+        }
     }
 
     fn alloc(&mut self, id: u32, request: &Request) -> Option<Place> {
@@ -360,11 +417,13 @@ impl<'a, T: Target + ?Sized> Runner<'a, T> {
     }
 
     fn end_phase(&mut self) {
+        self.mark(false);
         if self.untouched {
             return;
         }
-        let (created, time) = self.began;
+        let (created, costs, time) = self.began;
         self.phase.time_ns = self.clock.map(|clock| clock().saturating_sub(time));
+        self.phase.costs = self.target.costs().zip(costs).map(|(now, before)| now - before);
         self.phase.chunks_created = self.target.chunks_created() - created;
         self.phase.end = self.now;
         self.out.phases.push(std::mem::take(&mut self.phase));

@@ -84,7 +84,8 @@ fn every_engine_serves_and_gets_everything_back() {
             let recipe = Recipe::new("objects", numbers(&[("n", 2000), ("size", 16)])).unwrap();
             let recipe = recipe.with("free", Value::Word((*order).to_owned())).unwrap();
             let mut allocator = bare(generation);
-            let run = run(&recipe, &mut allocator, &Options { places: true, clock: None }, &mut || true).unwrap();
+            let run =
+                run(&recipe, &mut allocator, &Options { places: true, ..Options::default() }, &mut || true).unwrap();
             assert!(run.finished);
             let [up, down] = run.phases.as_slice() else { panic!("{:?}", run.phases) };
             assert_eq!((up.allocs, up.fails(), up.frees, down.frees, down.skipped), (2000, 0, 0, 2000, 0));
@@ -126,7 +127,7 @@ fn a_run_stops_when_told_and_measures_with_the_clock_it_is_given() {
         ticks.get()
     };
     let mut allocator = bare(Generation::Linux514);
-    let options = Options { places: false, clock: Some(&clock) };
+    let options = Options { clock: Some(&clock), ..Options::default() };
     let run = run(&recipe, &mut allocator, &options, &mut go_on).unwrap();
     assert!(!run.finished && run.steps < 300, "{}", run.steps);
     assert_eq!(run.phases.len(), 1);
@@ -448,4 +449,108 @@ fn heads_pin_chunks_since_5_2() {
             allocator.engine().verify().unwrap();
         }
     }
+}
+
+#[test]
+fn requests_and_frees_are_told_apart() {
+    // The clock counts how often it is looked at; work is counted by cpu_alloc-2008.
+    let ticks = std::cell::Cell::new(0);
+    let clock = || {
+        ticks.set(ticks.get() + 1);
+        ticks.get()
+    };
+    let recipe = make("random", &[("n", 500), ("seed", 9)]);
+    let mut allocator = bare(Generation::CpuAlloc2008);
+    let options = Options { split: true, clock: Some(&clock), ..Options::default() };
+    let parts = run(&recipe, &mut allocator, &options, &mut || true).unwrap().total();
+    let mut whole = bare(Generation::CpuAlloc2008);
+    let total = run(&recipe, &mut whole, &Options::default(), &mut || true).unwrap().total();
+    assert_eq!((parts.costs, total.alloc_costs), (total.costs, None));
+    let all = steps(&recipe);
+    let rows = all.windows(2).filter(|pair| {
+        let [a, b] = [pair[0], pair[1]].map(|step| matches!(step, Step::Alloc { .. }));
+        b && !a
+    });
+    assert_eq!(parts.alloc_time_ns, Some(rows.count() as u64));
+    // Every request by itself.
+    let (mut single, mut costs) = (bare(Generation::CpuAlloc2008), crate::cost::Costs::ZERO);
+    let mut live = std::collections::HashMap::new();
+    for step in steps(&recipe) {
+        match step {
+            Step::Alloc { id, request } => {
+                let before = single.engine().costs().unwrap();
+                live.insert(id, (single.alloc(&request).ptr, request.size));
+                costs += single.engine().costs().unwrap() - before;
+            }
+            Step::Free { id } => {
+                let (ptr, size) = live.remove(&id).unwrap();
+                single.free(ptr, Some(size)).unwrap();
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(parts.alloc_costs, Some(costs));
+    assert!(costs.words_read > 0);
+}
+
+#[test]
+fn a_trace_gives_the_steps_that_it_shows() {
+    use crate::trace::{Alloc, Base, Clock, Event, TraceBuilder};
+    let place = |n: u64| (Some(Base::new(n << 20)), Bytes(0));
+    let alloc_at = |n: u64, size: u64, reserved: bool| {
+        let (base, off) = place(n);
+        let (bytes_alloc, call_site, gfp_flags) = (None, None, None);
+        let sizes = (Bytes(size), Bytes(8));
+        let (size, align) = sizes;
+        Event::Alloc(Alloc {
+            size,
+            align,
+            reserved,
+            atomic: false,
+            base,
+            off,
+            ptr: None,
+            bytes_alloc,
+            call_site,
+            gfp_flags,
+        })
+    };
+    let free_at = |n: u64| {
+        let (base, off) = place(n);
+        Event::Free { base, off, ptr: None }
+    };
+    let mut builder = TraceBuilder::new(Clock::Counter);
+    let failed = Event::AllocFail { size: Bytes(99), align: Bytes(4), reserved: false, atomic: true };
+    // The free of 7 was never seen being allocated; that of 1 is lost, for its place is allocated again.
+    let events = [
+        alloc_at(1, 16, false),
+        free_at(7),
+        alloc_at(2, 32, true),
+        Event::Marker { text: "x" },
+        failed,
+        alloc_at(1, 64, false),
+        free_at(1),
+        free_at(2),
+    ];
+    for (time, event) in (0..).zip(events) {
+        builder.push(time, None, &event).unwrap();
+    }
+    let trace = builder.finish();
+    let recipe = of_trace(&trace).unwrap();
+    let ordinary = |id: u32, size: u64| Step::Alloc { id, request: request(size, 8) };
+    let reserved = Step::Alloc { id: 1, request: Request { reserved: true, ..request(32, 8) } };
+    let atomic = Request { sleep: crate::request::Sleep::Never, ..request(99, 4) };
+    assert_eq!(
+        steps(&recipe),
+        [
+            ordinary(0, 16),
+            reserved,
+            Step::Alloc { id: 2, request: atomic },
+            Step::Free { id: 2 },
+            Step::Free { id: 0 },
+            ordinary(0, 64),
+            Step::Free { id: 0 },
+            Step::Free { id: 1 },
+        ]
+    );
 }
