@@ -1,0 +1,46 @@
+"""``python -m percpu.published``: run the published tables, print them, and write them into a document."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from percpu.published.report import fill, sections
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the comparison; 1 if a shape is not that of the published times.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m percpu.published", description=__doc__)
+    parser.add_argument("--objects", type=int, default=1 << 20, help="of a batch (default: 2^20, as published)")
+    parser.add_argument("--contrived", type=int, default=1 << 16, help="of the contrived case (default: 2^16)")
+    parser.add_argument("--study", type=int, default=1 << 16, help="for the study of block sizes (default: 2^16)")
+    parser.add_argument("--recordings", type=Path, help="directory of recorded runs (default: the packaged ones only)")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="fill the marked places of this document")
+    options = parser.parse_args(argv)
+    texts = sections(options.objects, options.contrived, options.recordings, options.study)
+    for name, text in texts.items():
+        print(f"\n## {name}\n\n{text}")
+    if options.write is not None:
+        document = options.write.read_text()
+        for name, text in texts.items():
+            document = fill(document, name, text)
+        options.write.write_text(document)
+    good = "**no**" not in texts["judged"]
+    print(f"\npublished: every shape is {'' if good else 'NOT '}as judged by the criteria")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
