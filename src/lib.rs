@@ -32,6 +32,8 @@
 //! trace        events and their text formats
 //! workload     seeded generators of requests and frees; running them
 //! replay       a trace through an engine
+//! compare      the same steps on any allocator, and what came of them
+//! sweep        many such runs over the cores
 //! python       the extension module (feature `python`)
 //! ```
 //!
@@ -47,6 +49,7 @@ pub mod block;
 pub mod boot_log;
 pub mod chunk;
 pub mod cost;
+pub mod compare;
 pub mod engine;
 pub mod error;
 pub mod geometry;
@@ -56,6 +59,7 @@ pub mod request;
 pub mod slots;
 pub mod state;
 pub mod stats_text;
+pub mod sweep;
 pub mod trace;
 pub mod units;
 pub mod variant;
