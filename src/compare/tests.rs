@@ -3,7 +3,7 @@ use super::source::Columns;
 use super::*;
 use crate::allocator::Balance;
 use crate::geometry::Geometry;
-use crate::replay::rerun::rerun;
+use crate::replay::rerun::{self, rerun};
 use crate::trace::{read_trace, Trace};
 use crate::variant::{Generation, Preset};
 
@@ -50,7 +50,7 @@ fn steps_of_a_trace_are_those_of_a_rerun() {
     let trace = recording();
     let source = Source::of_trace(&trace);
     for generation in Generation::ALL {
-        let expected = rerun(&trace, allocator(generation), 0, &mut |_| true).unwrap();
+        let expected = rerun(&trace, allocator(generation), &rerun::Options::default(), &mut |_| true).unwrap();
         let mut here = allocator(generation);
         let found = figures(&source, &Rewrite::default(), &mut here);
         assert_eq!(format!("{:?}", here.engine()), format!("{:?}", expected.allocator.engine()), "{generation}");

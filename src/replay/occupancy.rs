@@ -399,7 +399,8 @@ mod tests {
             let chunk = random(2);
             let cells = &mut plain[chunk as usize];
             let from = random(END);
-            let to = (from + 1 + random(if random(10) == 0 { 700 } else { 9 })).min(END);
+            let longest = if random(10) == 0 { 700 } else { 9 };
+            let to = (from + 1 + random(longest)).min(END);
             let range = from as usize..to as usize;
             let live = cells[range.clone()].iter().filter(|cell| matches!(cell, Plain::Live(..))).count() as u32;
             assert_eq!(occupancy.count_live(chunk, from, to), live);

@@ -194,11 +194,11 @@ fn sixteen_hex_digits(digits: &[u8; 16]) -> Option<u64> {
 fn eight_hex_digits(text: u64) -> Option<u32> {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let letter = text >> 6 & EACH;
-    let value = (text & EACH * 15) + letter * 9;
+    let value = (text & (EACH * 15)) + letter * 9;
     // Printed again it must be the same, digits below ten and letters from ten to fifteen.
     let printed = value + EACH * 0x30 + letter * 39;
     let from_ten = (value + EACH * 6) >> 4 & EACH;
-    if printed != text || from_ten != letter || value & EACH * 0x10 != 0 {
+    if printed != text || from_ten != letter || value & (EACH * 0x10) != 0 {
         return None;
     }
     let pairs = (value | value >> 4) & 0x00ff_00ff_00ff_00ff;
