@@ -216,6 +216,9 @@ pub struct State {
     pub other: Map<String, Value>,
 }
 
+/// Largest atom size that is taken, bytes.
+pub const MAX_ATOM: u64 = 1 << 40;
+
 impl State {
     /// Bytes of a page.
     pub fn page_size(&self) -> u64 {
@@ -306,9 +309,11 @@ impl State {
             "sidelined and to_depopulate come together".into()
         })?;
         let atom = self.atom_size.unwrap_or(self.page_size());
-        check(atom.is_power_of_two() && atom >= self.page_size() && atom <= 1 << 40, "globals.pcpu_atom_size", || {
-            format!("{atom} must be a power of two from the page size to 2^40")
-        })?;
+        check(
+            atom.is_power_of_two() && atom >= self.page_size() && atom <= MAX_ATOM,
+            "globals.pcpu_atom_size",
+            || format!("{atom} must be a power of two from the page size to 2^40"),
+        )?;
         let most = i64::from(self.unit_pages) * (self.chunks.len() as i64 + 1);
         check((0..=most).contains(&self.nr_populated), "globals.pcpu_nr_populated", || {
             format!("{} pages in {} chunks of {}", self.nr_populated, self.chunks.len(), self.unit_pages)

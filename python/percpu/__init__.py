@@ -25,7 +25,8 @@ from percpu.record import Capture, bpftrace_program, record
 from percpu.replay import Follow, Replay, Rerun, replay
 from percpu.results import Result
 from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
-from percpu.trace import Trace, read_trace
+from percpu.summary import TraceSummary
+from percpu.trace import Trace, iter_trace, read_trace
 
 __all__ = [
     "NULL",
@@ -56,10 +57,12 @@ __all__ = [
     "Topology",
     "Trace",
     "TraceError",
+    "TraceSummary",
     "VerifyError",
     "__version__",
     "bpftrace_program",
     "compare_stats",
+    "iter_trace",
     "kernels",
     "read_percpu_stats",
     "read_trace",

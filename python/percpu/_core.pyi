@@ -14,6 +14,7 @@ __all__ = [
     "REASONS",
     "RESERVED",
     "Allocator",
+    "CallSiteFilter",
     "FirstChunkLayout",
     "Follow",
     "PercpuStats",
@@ -23,6 +24,9 @@ __all__ = [
     "Trace",
     "Workload",
     "WorkloadRun",
+    "TraceReader",
+    "TraceSummary",
+    "TraceWriter",
     "__version__",
     "closed_world",
     "follow",
@@ -269,7 +273,10 @@ class Trace:
     def gfp_flags(self) -> list[str]: ...
     # (event index, text) of each marker.
     def markers(self) -> list[tuple[int, str]]: ...
-    # clock ("microseconds", "nanoseconds", "counter"), hashed, skipped_lines, lost_events.
+    # (event index, text) of each event with fields that are not known here.
+    def extra_fields(self) -> list[tuple[int, str]]: ...
+    # format ("ftrace", "trace-cmd", "perf", "bpftrace", "columns" or None), clock ("microseconds", "nanoseconds",
+    # "counter"), hashed, skipped_lines, damaged_lines, first_damage, lost_events, overwritten_events.
     def info(self) -> dict[str, Any]: ...
     @staticmethod
     def from_columns(
@@ -278,11 +285,66 @@ class Trace:
         call_sites: list[str],
         gfp_flags: list[str],
         markers: list[tuple[int, str]],
-        clock: str,
-        hashed: bool,
+        extra_fields: list[tuple[int, str]],
+        bases: list[int],
+        info: dict[str, Any],
     ) -> Trace: ...
     def slice(self, start: int, stop: int) -> Trace: ...
+    # Event numbers, each below the length.
+    def take(self, events: NDArray[np.uint32]) -> Trace: ...
+    # One bool a call site: its allocations and the frees of their areas.
+    def of_call_sites(self, wanted: list[bool]) -> Trace: ...
+    # first <= time < end.
+    def within(self, first: int, end: int) -> Trace: ...
+    # By time, or one after the other.
+    @staticmethod
+    def join(traces: list[Trace], by_time: bool) -> Trace: ...
+    # The trace, and the new values of addresses.
+    def anonymise(
+        self, seed: int, call_sites: bool, times: bool, addresses: list[int], unit_size: int | None
+    ) -> tuple[Trace, list[int]]: ...
     def __eq__(self, other: object, /) -> bool: ...
+
+# Any text form, plain, gzip or zstd. source: a path, "-" for standard input, or an object whose read(n) gives bytes.
+# max_events None: 2^26.
+@final
+class TraceReader:
+    def __new__(cls, source: Any, name: str, strict: bool, max_events: int | None) -> TraceReader: ...
+    # A block of about so many events; None at the end.
+    def next_block(self, events: int) -> Trace | None: ...
+    def read_all(self) -> Trace: ...
+    # Bytes of the file as it is stored, lines, events.
+    def position(self) -> tuple[int, int, int]: ...
+    def close(self) -> None: ...
+
+# Writes ftrace text; compression: "", "gzip" or "zstd".
+@final
+class TraceWriter:
+    def __new__(cls, path: str | PathLike[str], compression: str) -> TraceWriter: ...
+    def write(self, block: Trace) -> None: ...
+    def finish(self) -> None: ...
+
+# Selects the allocations of call sites, and the frees of their areas, block by block of one trace.
+@final
+class CallSiteFilter:
+    def __new__(cls) -> CallSiteFilter: ...
+    # One bool a call site of the block's dictionary.
+    def select(self, block: Trace, wanted: list[bool]) -> Trace: ...
+
+@final
+class TraceSummary:
+    def __new__(cls) -> TraceSummary: ...
+    # The next block of one trace.
+    def add(self, block: Trace) -> None: ...
+    # format, clock, hashed, nr_events, first_ns, last_ns (None without events), nr_chunks, nr_unseen_free, nr_live,
+    # live_bytes, peak_live_bytes, lost_events, nr_losses, overwritten_events, skipped_lines, damaged_lines.
+    def totals(self) -> dict[str, Any]: ...
+    # kind uint8 (code), nr_events, first_ns, last_ns, bytes uint64.
+    def kinds(self) -> dict[str, NDArray[Any]]: ...
+    # Texts, and nr_alloc, nr_atomic, nr_free, requested_bytes, charged_bytes, nr_live, live_bytes, peak_live_bytes.
+    def call_sites(self) -> tuple[list[str | None], dict[str, NDArray[np.uint64]]]: ...
+    # CPUs, and nr_events, nr_alloc, nr_free, nr_lost.
+    def cpus(self) -> tuple[list[int | None], dict[str, NDArray[np.uint64]]]: ...
 
 @final
 class Replay:

@@ -171,10 +171,20 @@ class TraceError(PercpuError, ValueError):
         Line in the file, counted from 1.
     text : str or None
         The line itself, shortened.
+    path : str or None
+        The file, if there is one.
     """
 
-    def __init__(self, message: str = "", *, line: int | None = None, text: str | None = None, **more: Any) -> None:
-        super().__init__(message, line=line, text=text, **more)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        line: int | None = None,
+        text: str | None = None,
+        path: str | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(message, line=line, text=text, path=path, **more)
 
 
 class StateError(PercpuError, ValueError):

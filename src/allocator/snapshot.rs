@@ -193,6 +193,8 @@ impl Allocator {
         sizes.dyn_size = own.number("dyn_size")?;
         sizes.alloc_size = own.number("alloc_size")?;
         let atom = sizes.atom_size;
+        // The limits of a state's own atom size: the next snapshot writes it there.
+        own.check(contiguous || (state.page_size()..=state::MAX_ATOM).contains(&atom), "atom_size")?;
         let numbers = own.list("numbers")?;
         own.check(numbers.len() == state.chunks.len(), "numbers")?;
         let numbers = own.optional_numbers("numbers")?;

@@ -41,14 +41,11 @@ mod _core {
     #[pymodule_export]
     use super::trace::Trace;
     #[pymodule_export]
-    use super::trace_io::{TraceReader, TraceSummary, TraceWriter};
+    use super::trace_io::{CallSiteFilter, TraceReader, TraceSummary, TraceWriter};
     #[pymodule_export]
     use super::workload::{fit_workload, procedures, run_workload, workload_of_trace};
     #[pymodule_export]
     use super::workload::{Steps, Workload, WorkloadRun};
-    use super::trace::Trace;
-    #[pymodule_export]
-    use super::trace_io::{TraceReader, TraceSummary, TraceWriter};
     use crate::request::{ChunkId, Reason};
     use crate::variant::{Rules, PRESETS};
 

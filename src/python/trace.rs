@@ -261,11 +261,13 @@ impl Trace {
         Self::new(py.detach(|| self.inner.within(first, end)))
     }
 
+    /// By time if asked for, else one after the other.
     #[staticmethod]
-    fn merge(py: Python<'_>, traces: Vec<Bound<'_, Trace>>) -> PyResult<Self> {
+    fn join(py: Python<'_>, traces: Vec<Bound<'_, Trace>>, by_time: bool) -> PyResult<Self> {
         let traces: Vec<Arc<trace::Trace>> = traces.iter().map(|trace| Arc::clone(&trace.get().inner)).collect();
-        let merged = py.detach(|| trace::merge(&traces.iter().map(Arc::as_ref).collect::<Vec<_>>()));
-        Ok(Self::new(merged.map_err(|error| errors::trace_error(py, &error))?))
+        let join = if by_time { trace::merge } else { trace::concatenate };
+        let joined = py.detach(|| join(&traces.iter().map(Arc::as_ref).collect::<Vec<_>>()));
+        Ok(Self::new(joined.map_err(|error| errors::trace_error(py, &error))?))
     }
 
     fn anonymise(
@@ -302,6 +304,7 @@ impl Trace {
         gfp_flags: Vec<String>,
         markers: Vec<(usize, String)>,
         extra_fields: Vec<(usize, String)>,
+        bases: Vec<u64>,
         info: Bound<'py, PyDict>,
     ) -> PyResult<Self> {
         let (c, m) = (&columns, &missing);
@@ -322,6 +325,8 @@ impl Trace {
         if about.hashed {
             builder = builder.hashed_pointers();
         }
+        let declared = builder.declare(&bases, &call_sites, &gfp_flags);
+        declared.map_err(|error| errors::trace_error(py, &error))?;
         let mut markers = markers.iter().peekable();
         let mut extra_fields = extra_fields.iter().peekable();
         let mut signals = Signals::default();

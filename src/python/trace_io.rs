@@ -220,6 +220,25 @@ impl TraceWriter {
     }
 }
 
+/// Selects by call site, block by block.
+#[pyclass(frozen, module = "percpu._core")]
+pub struct CallSiteFilter {
+    inner: Mutex<core::CallSiteFilter>,
+}
+
+#[pymethods]
+impl CallSiteFilter {
+    #[new]
+    fn new() -> Self {
+        Self { inner: Mutex::new(core::CallSiteFilter::new()) }
+    }
+
+    fn select(&self, py: Python<'_>, block: &Trace, wanted: Vec<bool>) -> Trace {
+        let lock = || self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Trace::new(py.detach(|| lock().select(&block.inner, &wanted)))
+    }
+}
+
 /// The numbers of a trace, block by block.
 #[pyclass(frozen, module = "percpu._core")]
 pub struct TraceSummary {

@@ -24,6 +24,8 @@
 //!
 //! The README of the captures.
 
+use std::collections::VecDeque;
+
 use super::builder::{flags, Row, TraceBuilder};
 use super::ftrace::{digits, hex_digits};
 use super::input::{Limits, LineReader};
@@ -63,6 +65,8 @@ fn kind(word: &[u8]) -> Option<Kind> {
 pub(super) struct Reader {
     builder: TraceBuilder,
     rows: Vec<Row>,
+    /// Rows in order, which nothing can come before any more.
+    queue: VecDeque<Row>,
     limits: Limits,
     /// Rows that may be held back.
     window: usize,
@@ -74,7 +78,7 @@ impl Reader {
     pub fn new(limits: Limits, window: usize) -> Self {
         let mut builder = TraceBuilder::with_limits(Clock::Nanoseconds, limits);
         builder.facts().format = Some(Format::Bpftrace);
-        Self { builder, rows: Vec::new(), limits, window, passed: 0 }
+        Self { builder, rows: Vec::new(), queue: VecDeque::new(), limits, window, passed: 0 }
     }
 
     fn push(&mut self, row: Row, line: &[u8]) -> Result<(), TraceError> {
@@ -87,19 +91,16 @@ impl Reader {
         }
         self.rows.push(row);
         if self.rows.len() / 2 >= self.window {
-            self.let_go(self.rows.len() - self.window)?;
+            self.let_go(self.rows.len() - self.window);
         }
         Ok(())
     }
 
     /// The first `n` rows in order of time.
-    fn let_go(&mut self, n: usize) -> Result<(), TraceError> {
+    fn let_go(&mut self, n: usize) {
         self.rows.sort_by_key(|row| row.time);
-        for row in self.rows.drain(..n) {
-            self.passed = row.time;
-            self.builder.push_row(row)?;
-        }
-        Ok(())
+        self.queue.extend(self.rows.drain(..n));
+        self.passed = self.queue.back().map_or(self.passed, |row| row.time);
     }
 
     fn row(&mut self, line: &[u8], number: u64) -> Result<Row, String> {
@@ -158,7 +159,7 @@ impl LineReader for Reader {
         if words(line).next().is_none() || is_greeting(line) {
             return Ok(());
         }
-        let rows = self.rows.len() as u64;
+        let rows = (self.rows.len() + self.queue.len()) as u64;
         if self.builder.total() + rows >= self.limits.events {
             return self.builder.room(rows + 1).map(|_| ()).map_err(|error| TraceError { line: Some(number), ..error });
         }
@@ -177,6 +178,14 @@ impl LineReader for Reader {
         }
     }
 
+    fn expand(&mut self, events: usize) -> Result<bool, TraceError> {
+        let n = self.queue.len().min(events);
+        for row in self.queue.drain(..n) {
+            self.builder.push_row(row)?;
+        }
+        Ok(n > 0)
+    }
+
     fn ready(&self) -> usize {
         self.builder.len()
     }
@@ -186,7 +195,8 @@ impl LineReader for Reader {
     }
 
     fn end(&mut self) -> Result<(), TraceError> {
-        self.let_go(self.rows.len())
+        self.let_go(self.rows.len());
+        Ok(())
     }
 
     fn full(&self) -> bool {

@@ -196,6 +196,24 @@ impl TraceBuilder {
         self.push_row(row)
     }
 
+    /// Puts values into the dictionaries, in this order, before any event: so that blocks which are built apart
+    /// agree in their indices.
+    pub fn declare(&mut self, bases: &[u64], call_sites: &[String], gfp_flags: &[String]) -> Result<(), TraceError> {
+        for &base in bases {
+            let base = self.pointer(base)?;
+            self.base(base);
+        }
+        for site in call_sites {
+            check_call_site(site)?;
+            self.call_site(site.as_bytes());
+        }
+        for text in gfp_flags {
+            check_text("gfp_flags", text)?;
+            self.gfp_text(text.as_bytes());
+        }
+        Ok(())
+    }
+
     /// Keeps `line` as the place of the event that is pushed next.
     pub fn at_line(&mut self, line: u32) -> &mut Self {
         self.line = line;
@@ -261,10 +279,7 @@ impl TraceBuilder {
                     row.set_count(bytes);
                 }
                 if let Some(site) = call_site {
-                    check_text("call_site", site)?;
-                    if site.contains(" reserved=") {
-                        return Err(TraceError::new(format!("call_site={site:?}: must not contain ` reserved=`")));
-                    }
+                    check_call_site(site)?;
                     row.text = self.call_site(site.as_bytes());
                 }
                 if let Some(text) = gfp_flags {
@@ -464,6 +479,14 @@ pub(super) fn flags(reserved: bool, atomic: bool) -> u8 {
 pub(super) fn check_pages(first: u64, end: u64) -> Result<(), String> {
     if first >= end || end > i32::MAX as u64 {
         return Err(format!("pages {first}..{end}: an empty or impossible range"));
+    }
+    Ok(())
+}
+
+fn check_call_site(site: &str) -> Result<(), TraceError> {
+    check_text("call_site", site)?;
+    if site.contains(" reserved=") {
+        return Err(TraceError::new(format!("call_site={site:?}: must not contain ` reserved=`")));
     }
     Ok(())
 }

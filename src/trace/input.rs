@@ -67,7 +67,8 @@ impl Default for ReadOptions {
 pub(super) trait LineReader {
     /// One line without its end, and its number from 1.
     fn line(&mut self, line: &[u8], number: u64) -> Result<(), TraceError>;
-    /// Makes up to `events` of the events that the last line asked for; false if there are none.
+    /// Makes up to `events` of the events that the lines so far asked for and that are not made yet; false if
+    /// there are none.
     fn expand(&mut self, _events: usize) -> Result<bool, TraceError> {
         Ok(false)
     }
@@ -75,7 +76,7 @@ pub(super) trait LineReader {
     fn ready(&self) -> usize;
     /// The events so far, as a trace.
     fn take(&mut self) -> Trace;
-    /// After the last line; all events are ready then.
+    /// After the last line.
     fn end(&mut self) -> Result<(), TraceError>;
     /// Whether the limit was reached: an error also where damage is counted.
     fn full(&self) -> bool;
@@ -226,23 +227,22 @@ pub(super) struct Lines<R> {
     /// Inside a line that was reported as too long.
     discarding: bool,
     eof: bool,
+    /// Why reading ended, until it was told.
+    failed: Option<TraceError>,
 }
 
 impl<R: Read> Lines<R> {
     pub fn new(reader: R) -> Self {
         let buffer = vec![0; BUFFER];
-        Self { reader, buffer, start: 0, end: 0, scanned: 0, number: 0, discarding: false, eof: false }
+        Self { reader, buffer, start: 0, end: 0, scanned: 0, number: 0, discarding: false, eof: false, failed: None }
     }
 
     /// The first bytes, without taking them; a mark of UTF-8 is passed over. Only before the first line.
     pub fn head(&mut self) -> Result<&[u8], TraceError> {
         while self.end - self.start < HEAD && !self.eof {
             if let Err(error) = self.fill() {
-                if self.end == self.start {
-                    return Err(error);
-                }
-                // It comes again, with the line where it is.
-                self.eof = false;
+                // It is told when the lines before it were read.
+                self.failed = Some(error);
                 break;
             }
         }
@@ -275,6 +275,12 @@ impl<R: Read> Lines<R> {
                 self.start = self.end;
                 self.scanned = 0;
             }
+            if let Some(error) = self.failed.take() {
+                // What was read of the line that it fell into is not the line.
+                self.start = self.end;
+                self.scanned = 0;
+                return Err(TraceError { line: Some(self.number + 1), ..error });
+            }
             if self.eof {
                 let length = self.scanned;
                 return Ok(if length == 0 { None } else { Some(self.take(length, 0)) });
@@ -285,7 +291,9 @@ impl<R: Read> Lines<R> {
                 self.discarding = true;
                 return Err(TraceError::at(self.number, format!("a line longer than {MAX_LINE} bytes"), &text));
             }
-            self.fill()?;
+            if let Err(error) = self.fill() {
+                self.failed = Some(error);
+            }
         }
     }
 

@@ -31,62 +31,99 @@ fn has_pointers(trace: &Trace) -> bool {
 /// Merges traces by time, stable. Their clocks must count the same, and their pointers must all be hashed or
 /// all be real: then equal numbers mean the same in all of them.
 pub fn merge(traces: &[&Trace]) -> Result<Trace, TraceError> {
-    let mut clock: Option<Clock> = None;
-    let mut hashed: Option<bool> = None;
-    for (index, trace) in traces.iter().enumerate().filter(|(_, trace)| !trace.is_empty()) {
-        let bad = |message: &str| TraceError::new(format!("traces[{index}]: {message}"));
-        if trace.facts().format == Some(Format::Columns) && traces.len() > 1 {
-            return Err(bad("the column form has no times, so it cannot be merged"));
-        }
-        clock = Some(match (clock, trace.clock()) {
-            (None, new) => new,
-            (Some(old), new) if old == new => old,
-            (Some(Clock::Counter), _) | (_, Clock::Counter) => {
-                return Err(bad("its clock counts events, that of the others time, or the other way round"));
-            }
-            _ => Clock::Nanoseconds,
-        });
-        if has_pointers(trace) && *hashed.get_or_insert(trace.hashed()) != trace.hashed() {
-            return Err(bad("its pointers are hashed and those of the others are not, or the other way round"));
-        }
+    let columns = |trace: &&Trace| trace.facts().format == Some(Format::Columns);
+    if let Some(index) = traces.iter().position(columns).filter(|_| traces.len() > 1) {
+        let message = format!("traces[{index}]: the column form has no times, so it cannot be merged");
+        return Err(TraceError::new(message));
     }
-    let mut builder = TraceBuilder::with_limits(clock.unwrap_or_default(), Limits { events: u64::from(u32::MAX) });
-    builder.set_hashed(hashed.unwrap_or(false));
-    let maps: Vec<Maps> = traces.iter().map(|trace| Maps::new(&mut builder, trace)).collect();
+    let mut whole = Whole::new(traces)?;
     let mut next = vec![0usize; traces.len()];
     let head = |index: usize, event: usize| Some(Reverse((*traces[index].columns().time.get(event)?, index)));
     let mut heads: BinaryHeap<_> = (0..traces.len()).filter_map(|index| head(index, 0)).collect();
     while let Some(Reverse((_, index))) = heads.pop() {
-        let (trace, event) = (traces[index], next[index]);
-        let mut row = Row::of(trace, event);
-        row.line = 0;
-        if row.base != NONE {
-            row.base = maps[index].bases[row.base as usize];
-        }
-        if row.gfp != NONE {
-            row.gfp = maps[index].gfp[row.gfp as usize];
-        }
-        if row.kind == Kind::Marker {
-            row.text = builder.marker(trace.markers()[row.text as usize].as_bytes());
-        } else if row.text != NONE {
-            row.text = maps[index].call_sites[row.text as usize];
-        }
-        if let Some(extra) = trace.extra_fields(event) {
-            builder.extra(extra.to_owned());
-        }
-        builder.push_row(row)?;
+        whole.push(index, next[index], 0)?;
         next[index] += 1;
         heads.extend(head(index, next[index]));
     }
-    let facts = builder.facts();
-    for trace in traces {
-        facts.format = facts.format.or(trace.facts().format);
-        facts.skipped_lines += trace.facts().skipped_lines;
-        facts.damaged_lines += trace.facts().damaged_lines;
-        facts.overwritten_events += trace.facts().overwritten_events;
-        facts.first_damage = facts.first_damage.take().or(trace.facts().first_damage.clone());
+    Ok(whole.finish())
+}
+
+/// One trace after the other, such as the blocks of one stream, or parts of one trace.
+pub fn concatenate(traces: &[&Trace]) -> Result<Trace, TraceError> {
+    let mut whole = Whole::new(traces)?;
+    for (index, trace) in traces.iter().enumerate() {
+        for (event, &line) in trace.columns().line.iter().enumerate() {
+            whole.push(index, event, line)?;
+        }
     }
-    Ok(builder.finish())
+    Ok(whole.finish())
+}
+
+/// A trace that is put together from others.
+struct Whole<'a> {
+    traces: &'a [&'a Trace],
+    builder: TraceBuilder,
+    maps: Vec<Maps>,
+}
+
+impl<'a> Whole<'a> {
+    /// Checks that the traces can be compared.
+    fn new(traces: &'a [&'a Trace]) -> Result<Self, TraceError> {
+        let mut clock: Option<Clock> = None;
+        let mut hashed: Option<bool> = None;
+        for (index, trace) in traces.iter().enumerate().filter(|(_, trace)| !trace.is_empty()) {
+            let bad = |message: &str| TraceError::new(format!("traces[{index}]: {message}"));
+            clock = Some(match (clock, trace.clock()) {
+                (None, new) => new,
+                (Some(old), new) if old == new => old,
+                (Some(Clock::Counter), _) | (_, Clock::Counter) => {
+                    return Err(bad("its clock counts events, that of the others time, or the other way round"));
+                }
+                _ => Clock::Nanoseconds,
+            });
+            if has_pointers(trace) && *hashed.get_or_insert(trace.hashed()) != trace.hashed() {
+                return Err(bad("its pointers are hashed and those of the others are not, or the other way round"));
+            }
+        }
+        let limits = Limits { events: u64::from(u32::MAX) };
+        let mut builder = TraceBuilder::with_limits(clock.unwrap_or_default(), limits);
+        builder.set_hashed(hashed.unwrap_or(false));
+        let maps = traces.iter().map(|trace| Maps::new(&mut builder, trace)).collect();
+        Ok(Self { traces, builder, maps })
+    }
+
+    fn push(&mut self, index: usize, event: usize, line: u32) -> Result<(), TraceError> {
+        let (trace, maps) = (self.traces[index], &self.maps[index]);
+        let mut row = Row::of(trace, event);
+        row.line = u64::from(line);
+        if row.base != NONE {
+            row.base = maps.bases[row.base as usize];
+        }
+        if row.gfp != NONE {
+            row.gfp = maps.gfp[row.gfp as usize];
+        }
+        if row.kind == Kind::Marker {
+            row.text = self.builder.marker(trace.markers()[row.text as usize].as_bytes());
+        } else if row.text != NONE {
+            row.text = maps.call_sites[row.text as usize];
+        }
+        if let Some(extra) = trace.extra_fields(event) {
+            self.builder.extra(extra.to_owned());
+        }
+        self.builder.push_row(row)
+    }
+
+    fn finish(mut self) -> Trace {
+        let facts = self.builder.facts();
+        for trace in self.traces {
+            facts.format = facts.format.or(trace.facts().format);
+            facts.skipped_lines += trace.facts().skipped_lines;
+            facts.damaged_lines += trace.facts().damaged_lines;
+            facts.overwritten_events += trace.facts().overwritten_events;
+            facts.first_damage = facts.first_damage.take().or(trace.facts().first_damage.clone());
+        }
+        self.builder.finish()
+    }
 }
 
 /// Indices of one trace's dictionaries in those of the whole.

@@ -77,9 +77,6 @@ impl<R: Read> TraceReader<R> {
 
     /// Reads until `events` events are ready. False at the end of the input; then all are ready.
     pub fn advance(&mut self, events: usize) -> Result<bool, TraceError> {
-        if self.ended {
-            return Ok(false);
-        }
         let mut format = match self.format.take() {
             Some(format) => format,
             None => {
@@ -101,34 +98,27 @@ impl<R: Read> TraceReader<R> {
             if format.expand(events - ready)? {
                 continue;
             }
+            if self.ended {
+                return Ok(false);
+            }
             let result = match self.lines.next() {
                 Ok(Some((_, b""))) => continue,
                 Ok(Some((number, line))) => format.line(line, number),
                 Ok(None) => {
                     self.ended = true;
-                    return match format.end() {
-                        Err(error) if self.options.strict || format.full() => Err(error),
-                        Err(error) => Ok(self.count(&error)),
-                        Ok(()) => Ok(false),
-                    };
+                    format.end()
                 }
                 Err(error) => Err(error),
             };
             match result {
                 Err(error) if self.options.strict || format.full() => return Err(error),
                 Err(error) => {
-                    self.count(&error);
+                    self.damaged += 1;
+                    self.first_damage.get_or_insert_with(|| error.to_string());
                 }
                 Ok(()) => {}
             }
         }
-    }
-
-    /// Counts damage; false, for the end of the input.
-    fn count(&mut self, error: &TraceError) -> bool {
-        self.damaged += 1;
-        self.first_damage.get_or_insert_with(|| error.to_string());
-        false
     }
 
     /// What is ready, as a trace.

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import percpu
-from percpu.cli import chunks, demo, kernels, layout, record, replay, stats, verify
+from percpu.cli import chunks, convert, demo, kernels, layout, record, replay, stats, summary, verify
 from percpu.cli.arguments import Verbs
 from percpu.errors import PercpuError
 
@@ -24,6 +24,8 @@ VERBS = (
     layout,
     record,
     replay,
+    summary,
+    convert,
     stats,
     verify,
     chunks,

@@ -1,0 +1,32 @@
+"""The trace that a verb reads, block by block and with progress."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from percpu.cli.progress import Progress, file_size
+from percpu.trace import Trace, blocks_with_position
+
+__all__ = ["add_source", "blocks"]
+
+
+def add_source(parser: Any, name: str = "trace") -> None:
+    """Add the trace to read, and how."""
+    text = "ftrace, trace-cmd, perf script or bpftrace text, column form (plain, gzip, zstd) or Parquet; - is standard input"
+    parser.add_argument(name, metavar=name.upper(), help=text)
+    parser.add_argument("--lenient", action="store_true", help="count lines that cannot be read instead of stopping")
+    parser.add_argument("--max-events", type=int, metavar="N", help="stop with an error at more events (default: no limit)")
+
+
+def blocks(arguments: argparse.Namespace, path: str, what: str) -> Iterator[Trace]:
+    """Yield the trace in blocks, and show how far it has come."""
+    with Progress(what, file_size(path)) as progress:
+        events = 0
+        for block, done in blocks_with_position(
+            path, strict=not arguments.lenient, max_events=arguments.max_events
+        ):
+            events += len(block)
+            yield block
+            progress.update(done, events)
