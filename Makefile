@@ -1,4 +1,4 @@
-# Targets: demo test check golden recordings boots bench fuzz stress notebooks docs test-all
+# Targets: demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all
 #
 # Needs cargo, gcc, make and Python 3.11 or later with pip. Everything else goes into .venv,
 # which is made on demand; stamp files there keep repeated runs quick.
@@ -41,7 +41,7 @@ define fill
 	@mv $(1).new $(1)
 endef
 
-.PHONY: help demo test check golden recordings boots bench fuzz stress notebooks docs test-all
+.PHONY: help demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 
 help:
@@ -50,6 +50,7 @@ help:
 	@echo 'make check       the fast part of it'
 	@echo 'make golden      GOLDEN=DIR       every golden file below DIR, whole state'
 	@echo 'make recordings  RECORDINGS=DIR   every recorded run below DIR [FIDELITY=docs/fidelity.md]'
+	@echo 'make traces      RECORDINGS=DIR   every trace below DIR: counts, Parquet and text and back'
 	@echo 'make boots       LAYOUTS=FILE CORPUS=FILE   boots and public boot logs, recomputed'
 	@echo 'make stress      threads and random operations, for long'
 	@echo 'make bench | fuzz SECONDS=n | notebooks | docs | readme | test-all | clean'
@@ -126,8 +127,8 @@ stubtest: build $(VENV)/.deps-dev
 	$(PY) -m mypy.stubtest percpu._core
 
 ruff: $(VENV)/.deps-dev
-	$(BIN)/ruff check --quiet python tests/python $(wildcard benches)
-	$(BIN)/ruff format --quiet --check python tests/python $(wildcard benches)
+	$(BIN)/ruff check --quiet python tests $(wildcard benches)
+	$(BIN)/ruff format --quiet --check python tests $(wildcard benches)
 
 # The recorded data that is part of a clone, each as far as it is there.
 data:
@@ -145,6 +146,10 @@ golden:
 recordings:
 	$(EXAMPLE) recordings -- $(RECORDINGS) $(TABLE)
 
+# Every trace below RECORDINGS: counts as recorded, to Parquet and text and back, in blocks.
+traces: build $(VENV)/.deps-dev
+	$(PY) tests/traces.py $(RECORDINGS)
+
 boots:
 	@test -n '$(LAYOUTS)' -a -n '$(CORPUS)' || { echo 'make boots LAYOUTS=FILE CORPUS=FILE' >&2; exit 2; }
 	$(EXAMPLE) boots -- $(LAYOUTS) $(CORPUS) $(TABLE)
@@ -153,9 +158,20 @@ boots:
 
 bench: build
 	$(PY) benches/bench.py
+	cargo bench --quiet --bench trace
 
+# Random operations, then each target of fuzz/ for SECONDS: needs the nightly toolchain and cargo-fuzz.
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz:
 	$(EXAMPLE) fuzz -- $(SECONDS)
+	@cargo fuzz --version >/dev/null 2>&1 || { echo 'make fuzz needs cargo-fuzz: cargo install cargo-fuzz' >&2; exit 2; }
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(SECONDS) -max_len=8192 -timeout=20 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 \
+	    || { echo "fuzz: $$target failed; its input is below fuzz/artifacts/$$target" >&2; exit 1; }; \
+	done
+	@echo 'fuzz: $(words $(FUZZ_TARGETS)) targets, $(SECONDS) s each, no finding'
 
 # 8 threads on one allocator, a million operations each, 20 times in a row for each generation; then
 # 3000 runs of the state machine.

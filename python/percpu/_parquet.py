@@ -147,9 +147,7 @@ class Writer:
 
 def _empty() -> _core.Trace:
     dtypes = {"kind": np.uint8, "bool": np.bool_, "dictionary": np.uint32}
-    columns = {
-        name: np.zeros(0, dtype=dtypes.get(kind, kind)) for name, kind in _COLUMNS.items() if kind != "text"
-    }
+    columns = {name: np.zeros(0, dtype=dtypes.get(kind, kind)) for name, kind in _COLUMNS.items() if kind != "text"}
     info = dict.fromkeys(("skipped_lines", "damaged_lines", "overwritten_events"), 0)
     facts = {"format": None, "clock": "microseconds", "hashed": False, "first_damage": None, **info}
     return _core.Trace.from_columns(columns, {}, [], [], [], [], [], facts)
@@ -187,9 +185,7 @@ class _File:
                 "clock": str(self.facts["clock"]),
                 "hashed": bool(self.facts["hashed"]),
                 "first_damage": None if self.facts["first_damage"] is None else str(self.facts["first_damage"]),
-                **{
-                    name: int(self.facts[name]) for name in ("skipped_lines", "damaged_lines", "overwritten_events")
-                },
+                **{name: int(self.facts[name]) for name in ("skipped_lines", "damaged_lines", "overwritten_events")},
             }
         except (KeyError, TypeError, ValueError) as error:
             raise self.error(f"the metadata percpu.trace cannot be read: {error!r}") from None

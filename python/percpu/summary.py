@@ -68,7 +68,11 @@ class TraceSummary(Result):
         }
         order = ("kind", "nr_events", "rate_per_second", "first_ns", "last_ns", "bytes")
         Result.__init__(
-            self, {name: columns[name] for name in order}, mask=mask, categories={"kind": _core.EVENT_KINDS}, attrs=totals
+            self,
+            {name: columns[name] for name in order},
+            mask=mask,
+            categories={"kind": _core.EVENT_KINDS},
+            attrs=totals,
         )
         self.totals = totals
         self.call_sites = Result(

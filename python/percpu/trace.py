@@ -22,8 +22,26 @@ from percpu.summary import TraceSummary
 __all__ = ["Trace", "iter_trace", "read_trace"]
 
 _COLUMNS = frozenset(
-    "kind time_ns line cpu reserved atomic size_bytes align_bytes base_addr off_bytes ptr alloc_bytes first_page "
-    "end_page empty_only nr_lost call_site gfp_flags".split()
+    [
+        "kind",
+        "time_ns",
+        "line",
+        "cpu",
+        "reserved",
+        "atomic",
+        "size_bytes",
+        "align_bytes",
+        "base_addr",
+        "off_bytes",
+        "ptr",
+        "alloc_bytes",
+        "first_page",
+        "end_page",
+        "empty_only",
+        "nr_lost",
+        "call_site",
+        "gfp_flags",
+    ]
 )
 _LAZY = ("_columns", "_mask", "_categories")
 
@@ -48,7 +66,7 @@ class Trace(Result):
         ``format`` (``ftrace``, ``trace-cmd``, ``perf``, ``bpftrace``, ``columns`` or None), ``clock`` (what ``time_ns``
         counts: ``microseconds``, ``nanoseconds`` or, as plain order, ``counter``), ``hashed`` (whether pointers are
         hashed), ``skipped_lines`` (with other events), ``damaged_lines`` and ``first_damage`` (with ``strict=False``),
-        ``lost_events`` (in the middle, as far as the text says how many), ``overwritten_events`` (before the first one).
+        ``lost_events`` (in the middle, as far as the text says how many), ``overwritten_events`` (before the first).
     geometry : dict or None
         What the file says of the machine: only Parquet files can.
     """
@@ -408,7 +426,16 @@ def _facts_of(geometry: Any) -> dict[str, Any]:
     if isinstance(geometry, Mapping):
         facts = dict(geometry)
     else:
-        names = ("kernel", "page_size", "unit_size", "nr_units", "static_size", "reserved_size", "dyn_size", "atom_size")
+        names = (
+            "kernel",
+            "page_size",
+            "unit_size",
+            "nr_units",
+            "static_size",
+            "reserved_size",
+            "dyn_size",
+            "atom_size",
+        )
         facts = {name: getattr(geometry, name) for name in names if hasattr(geometry, name)}
         if not facts:
             raise TypeError(f"geometry must be a FirstChunkLayout or a mapping, not {type(geometry).__name__}")

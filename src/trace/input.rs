@@ -114,7 +114,11 @@ fn not_a_text(head: &[u8]) -> Option<&'static str> {
     ];
     let known = KNOWN.iter().find(|(magic, _)| head.starts_with(magic));
     let json = || head.trim_ascii_start().starts_with(b"{").then_some("JSON: a state file? not the text of a trace");
-    let zero = || memchr(0, &head[..head.len().min(512)]).map(|_| "binary data, not the text of a trace");
+    // A text may have a zero in it, from damage; then it still begins like a trace.
+    let first = &head[..memchr(b'\n', head).unwrap_or(head.len())];
+    let text = || first.starts_with(b"#") || ftrace::is_event(first) || bpftrace::is_head(first);
+    let zero = || memchr(0, &head[..head.len().min(512)]).filter(|_| !text());
+    let zero = || zero().map(|_| "binary data, not the text of a trace");
     known.map(|(_, text)| *text).or_else(json).or_else(zero)
 }
 

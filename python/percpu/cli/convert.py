@@ -37,17 +37,32 @@ def _seconds(text: str) -> int:
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add("convert", run, "convert a trace: to Parquet (.parquet) or ftrace text (else; .gz and .zst compress)")
+    parser = verbs.add(
+        "convert", run, "convert a trace: to Parquet (.parquet) or ftrace text (else; .gz and .zst compress)"
+    )
     add_source(parser, "input")
     parser.add_argument("output", metavar="OUTPUT", help="file to write; its suffix says the form")
-    parser.add_argument("--from", dest="first", type=_seconds, default=0, metavar="SECONDS", help="from this time on (default: the begin)")
-    parser.add_argument("--to", dest="end", type=_seconds, default=_TOP, metavar="SECONDS", help="before this time (default: the end)")
-    parser.add_argument("--call-site", metavar="PATTERN", help="only allocations of these functions (bpf_*), and their frees")
+    parser.add_argument(
+        "--from",
+        dest="first",
+        type=_seconds,
+        default=0,
+        metavar="SECONDS",
+        help="from this time on (default: the begin)",
+    )
+    parser.add_argument(
+        "--to", dest="end", type=_seconds, default=_TOP, metavar="SECONDS", help="before this time (default: the end)"
+    )
+    parser.add_argument(
+        "--call-site", metavar="PATTERN", help="only allocations of these functions (bpf_*), and their frees"
+    )
     parser.add_argument("--anonymise", action="store_true", help="other addresses; reads the whole into memory")
     parser.add_argument("--hide-call-sites", action="store_true", help="with --anonymise: numbers for call sites")
     parser.add_argument("--hide-times", action="store_true", help="with --anonymise: the order for times")
     parser.add_argument("--seed", type=int, metavar="N", help="of --anonymise (default: a new one each time)")
-    parser.add_argument("--state", metavar="FILE", help="with --anonymise: the state in which the trace begins, moved along")
+    parser.add_argument(
+        "--state", metavar="FILE", help="with --anonymise: the state in which the trace begins, moved along"
+    )
     parser.add_argument("--state-output", metavar="FILE", help="where to write that state")
 
 

@@ -14,19 +14,19 @@ __all__ = ["add_source", "blocks"]
 
 def add_source(parser: Any, name: str = "trace") -> None:
     """Add the trace to read, and how."""
-    text = "ftrace, trace-cmd, perf script or bpftrace text, column form (plain, gzip, zstd) or Parquet; - is standard input"
+    text = "ftrace, trace-cmd, perf or bpftrace text, column form (plain, gzip, zstd), or Parquet; - is standard input"
     parser.add_argument(name, metavar=name.upper(), help=text)
     parser.add_argument("--lenient", action="store_true", help="count lines that cannot be read instead of stopping")
-    parser.add_argument("--max-events", type=int, metavar="N", help="stop with an error at more events (default: no limit)")
+    parser.add_argument(
+        "--max-events", type=int, metavar="N", help="stop with an error at more events (default: no limit)"
+    )
 
 
 def blocks(arguments: argparse.Namespace, path: str, what: str) -> Iterator[Trace]:
     """Yield the trace in blocks, and show how far it has come."""
     with Progress(what, file_size(path)) as progress:
         events = 0
-        for block, done in blocks_with_position(
-            path, strict=not arguments.lenient, max_events=arguments.max_events
-        ):
+        for block, done in blocks_with_position(path, strict=not arguments.lenient, max_events=arguments.max_events):
             events += len(block)
             yield block
             progress.update(done, events)
