@@ -34,6 +34,7 @@
 //! replay       a trace through an engine
 //! compare      the same steps on any allocator, and what came of them
 //! sweep        many such runs over the cores
+//! answers      what a log, a state or a trace says to people
 //! python       the extension module (feature `python`)
 //! ```
 //!
@@ -43,13 +44,14 @@
 
 pub mod address;
 pub mod allocator;
+pub mod answers;
 pub mod backend;
 pub mod bitmap;
 pub mod block;
 pub mod boot_log;
 pub mod chunk;
-pub mod cost;
 pub mod compare;
+pub mod cost;
 pub mod engine;
 pub mod error;
 pub mod geometry;

@@ -6,6 +6,7 @@ Start with `Allocator`; see `docs/design.md` for the model and `docs/fidelity.md
 from percpu import workloads
 from percpu._core import NULL, __version__
 from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
+from percpu.answers.explain import Explained, Explanation, explain
 from percpu.errors import (
     AllocError,
     CaptureError,
@@ -38,6 +39,8 @@ __all__ = [
     "CaptureError",
     "Chunk",
     "Chunks",
+    "Explained",
+    "Explanation",
     "FirstChunkLayout",
     "Follow",
     "Group",
@@ -63,6 +66,7 @@ __all__ = [
     "bpftrace_program",
     "compare_stats",
     "iter_trace",
+    "explain",
     "kernels",
     "read_percpu_stats",
     "read_trace",

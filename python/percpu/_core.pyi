@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "EVENT_KINDS",
+    "MESSAGE_KINDS",
     "NULL",
     "OUTCOMES",
     "REASONS",
@@ -29,13 +30,14 @@ __all__ = [
     "TraceWriter",
     "__version__",
     "closed_world",
+    "find_messages",
+    "fit_workload",
     "follow",
     "follow_blocks",
-    "fit_workload",
     "kernels",
     "parse_boot_log",
-    "read_percpu_stats",
     "procedures",
+    "read_percpu_stats",
     "read_trace",
     "replay",
     "rerun",
@@ -55,6 +57,13 @@ REASONS: Final[tuple[tuple[str, str], ...]]
 OUTCOMES: Final[tuple[str, ...]]
 # Names of the codes in the column `kind` of a trace.
 EVENT_KINDS: Final[tuple[str, ...]]
+
+# Kinds of messages that `find_messages` tells apart.
+MESSAGE_KINDS: Final[tuple[str, ...]]
+
+# Messages of the allocator in a log: (line number, message, kind, values as JSON) of each; (line number, line) of those
+# that speak of per-CPU memory and are none; the number of other lines.
+def find_messages(text: str) -> tuple[list[tuple[int, str, str, str]], list[tuple[int, str]], int]: ...
 
 # (release, engine, status) of each preset, oldest first.
 def kernels() -> list[tuple[str, str, str]]: ...

@@ -307,9 +307,7 @@ impl Chunk {
     pub fn is_area_start<M: Mode>(&self, m: M, start: u32) -> bool {
         let from = self.start_offset >> m.granule_shift();
         let end = self.nr_bits().0 - (self.end_offset >> m.granule_shift());
-        (from..end).contains(&start)
-            && bitmap::test(&self.alloc_map, start)
-            && bitmap::test(&self.bound_map, start)
+        (from..end).contains(&start) && bitmap::test(&self.alloc_map, start) && bitmap::test(&self.bound_map, start)
     }
 
     /// Reads what a free at bit `bit` in block `block` will need, so that the processor has begun to fetch it.

@@ -121,7 +121,8 @@ impl Kind {
     /// The copy for `ctx`.
     pub fn of(ctx: &Context) -> Self {
         let g = &ctx.geometry;
-        let kernel = g.min_alloc_size().0 == 1 << GRANULE_SHIFT && g.page_size().0 == 1 << PAGE_SHIFT && g.block_is_page();
+        let kernel =
+            g.min_alloc_size().0 == 1 << GRANULE_SHIFT && g.page_size().0 == 1 << PAGE_SHIFT && g.block_is_page();
         match ctx.rules {
             _ if !kernel => Kind::Free,
             Rules::LINUX_4_14 => Kind::Linux414,

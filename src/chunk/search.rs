@@ -232,14 +232,7 @@ impl Chunk {
     /// `pop_only`: gives up if the place is not populated, which happens only with alignments
     /// above the block (`docs/free-geometry.md`).
     #[inline]
-    pub(super) fn find_area<M: Mode>(
-        &self,
-        m: M,
-        bits: u32,
-        align: u32,
-        start: u32,
-        pop_only: bool,
-    ) -> Option<Found> {
+    pub(super) fn find_area<M: Mode>(&self, m: M, bits: u32, align: u32, start: u32, pop_only: bool) -> Option<Found> {
         // To 5.1 the window is not bounded by the map; with hints as kept here it never
         // finds anything beyond.
         let end = (start + bits + m.block_bits()).min(self.nr_bits().0);

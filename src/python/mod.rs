@@ -13,6 +13,7 @@
 mod allocator;
 mod convert;
 mod errors;
+mod explain;
 mod follow;
 mod layout;
 mod replay;
@@ -30,6 +31,8 @@ mod _core {
 
     #[pymodule_export]
     use super::allocator::Allocator;
+    #[pymodule_export]
+    use super::explain::find_messages;
     #[pymodule_export]
     use super::follow::{follow, follow_blocks, Follow};
     #[pymodule_export]
@@ -58,6 +61,7 @@ mod _core {
         m.add("REASONS", PyTuple::new(py, Reason::ALL.iter().map(|reason| (reason.name(), reason.text())))?)?;
         let outcomes = crate::replay::follow::Outcome::ALL.iter().map(|outcome| outcome.name());
         m.add("OUTCOMES", PyTuple::new(py, outcomes)?)?;
+        m.add("MESSAGE_KINDS", PyTuple::new(py, crate::answers::explain::KINDS)?)?;
         m.add("EVENT_KINDS", PyTuple::new(py, crate::trace::Kind::ALL.iter().map(|kind| kind.name()))?)
     }
 

@@ -13,7 +13,19 @@ import sys
 from collections.abc import Sequence
 
 import percpu
-from percpu.cli import chunks, convert, demo, kernels, layout, record, replay, stats, summary, verify
+from percpu.cli import (
+    chunks,
+    convert,
+    demo,
+    explain,
+    kernels,
+    layout,
+    record,
+    replay,
+    stats,
+    summary,
+    verify,
+)
 from percpu.cli.arguments import Verbs
 from percpu.errors import PercpuError
 
@@ -27,6 +39,7 @@ VERBS = (
     summary,
     convert,
     stats,
+    explain,
     verify,
     chunks,
     demo,

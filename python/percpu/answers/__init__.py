@@ -1,0 +1,1 @@
+"""Answers to questions that people have about a machine."""
