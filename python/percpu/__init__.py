@@ -6,6 +6,7 @@ Start with `Allocator`; see `docs/design.md` for the model and `docs/fidelity.md
 from percpu import workloads
 from percpu._core import NULL, __version__
 from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
+from percpu.answers.cost import cost
 from percpu.answers.explain import Explained, Explanation, explain
 from percpu.errors import (
     AllocError,
@@ -66,6 +67,7 @@ __all__ = [
     "bpftrace_program",
     "compare_stats",
     "iter_trace",
+    "cost",
     "explain",
     "kernels",
     "read_percpu_stats",

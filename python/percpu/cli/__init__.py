@@ -16,6 +16,7 @@ import percpu
 from percpu.cli import (
     chunks,
     convert,
+    cost,
     demo,
     explain,
     kernels,
@@ -40,6 +41,7 @@ VERBS = (
     convert,
     stats,
     explain,
+    cost,
     verify,
     chunks,
     demo,
