@@ -43,6 +43,8 @@ endef
 
 .PHONY: help demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
+.PHONY: help demo test check golden recordings boots bench fuzz stress notebooks docs test-all
+.PHONY: published build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -53,6 +55,7 @@ help:
 	@echo 'make traces      RECORDINGS=DIR   every trace below DIR: counts, Parquet and text and back'
 	@echo 'make boots       LAYOUTS=FILE CORPUS=FILE   boots and public boot logs, recomputed'
 	@echo 'make stress      threads and random operations, for long'
+	@echo 'make published   the measurements of 2017 beside the models [PUBLISHED=FILE]'
 	@echo 'make bench | fuzz SECONDS=n | notebooks | docs | readme | test-all | clean'
 
 # ---- environment and build -------------------------------------------------------------
@@ -155,6 +158,11 @@ boots:
 	$(EXAMPLE) boots -- $(LAYOUTS) $(CORPUS) $(TABLE)
 
 # ---- long work, out of CI --------------------------------------------------------------
+
+# The tables of 2017 on the models, into docs/published-comparison.md.
+PUBLISHED ?= docs/published-comparison.md
+published: build
+	$(PY) -m percpu.published --recordings $(RECORDINGS) $(if $(PUBLISHED),--write $(PUBLISHED))
 
 bench: build
 	$(PY) benches/bench.py

@@ -1,12 +1,12 @@
-"""The published measurements of July 2017, the same workloads on the models, and what the two have to do with each other.
+"""The published measurements of July 2017 beside the models.
 
-`tables` has the milliseconds as they were published, `measure` runs the workloads and counts work, `judge` compares the
-shapes, `report` writes all of it as text. ``python -m percpu.published`` does the whole; docs/published-comparison.md is
-its output.
+`tables` has the milliseconds as they were published, `measure` runs the same workloads and counts work, `judge`
+compares the shapes, `report` writes all of it as text. ``python -m percpu.published`` does the whole;
+docs/published-comparison.md is its output.
 """
 
-from percpu.published.judge import explain, judge
-from percpu.published.measure import CASES, Case, measure
+from percpu.published.runs import CASES, Case, measure
+from percpu.published.shapes import explain, judge
 from percpu.published.tables import fill_levels, plain
 
 __all__ = ["CASES", "Case", "explain", "fill_levels", "judge", "measure", "plain"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 
 import percpu
 from percpu.published import studies
-from percpu.published.judge import EXPLAINS, explain, judge, pairs, rows_of
-from percpu.published.measure import measure
+from percpu.published.runs import machine, measure
+from percpu.published.shapes import EXPLAINS, explain, is_counted, judge, pairs, rows_of
 from percpu.published.tables import CONTRIVED_SECONDS, letters
 from percpu.results import Result
 from percpu.workloads import Workload, fit, recorded
 
+_NOT_COUNTED = "`{}` does not count its work in this build."
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -43,6 +44,31 @@ def count(value: float) -> str:
     return f"{value:.3g}"
 
 
+def cell(row: dict[str, Any], counter: str, each: int = 1) -> str:
+    """One counter of a row, or a dash.
+
+    Parameters
+    ----------
+    row : dict
+        Of a measurement.
+    counter : str
+        Without ``cost_``.
+    each : int, optional
+        Divide by this.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> cell({"cost_words_read": 3000}, "words_read"), cell({"cost_words_read": None}, "words_read")
+    ('3 k', '-')
+    """
+    value = row.get(f"cost_{counter}")
+    return "-" if value is None else count(value / each)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Make a Markdown table; numbers stand right.
 
@@ -66,7 +92,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """
     body = list(rows)
     numbers = [bool(body) and not isinstance(body[0][i], str) for i in range(len(head))]
-    numbers = [number or bool(body) and body[0][i][:1].isdigit() for i, number in enumerate(numbers)]
+    numbers = [number or (bool(body) and body[0][i][:1].isdigit()) for i, number in enumerate(numbers)]
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("--:" if number else "---" for number in numbers) + "|"]
     lines += ["| " + " | ".join(c if isinstance(c, str) else f"{c:.3g}" for c in row) + " |" for row in body]
     return "\n".join(lines)
@@ -91,8 +117,8 @@ def fill(document: str, name: str, text: str) -> str:
 
     Examples
     --------
-    >>> fill("<!-- a -->old<!-- /a -->", "a", "new")
-    '<!-- a -->\\nnew\\n<!-- /a -->'
+    >>> fill("<!-- a -->old<!-- /a -->", "a", "new").split()
+    ['<!--', 'a', '-->', 'new', '<!--', '/a', '-->']
     """
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     head, found, rest = document.partition(begin)
@@ -108,13 +134,17 @@ def _judged(measured: Result) -> str:
     def within(row: dict[str, Any]) -> str:
         return f"{row['low']:g} to {row['high']:g}" if math.isfinite(row["high"]) else f"at least {row['low']:g}"
 
-    def published(row: dict[str, Any]) -> str:
-        return "-" if math.isnan(row["published"]) else f"{row['published']:.3g}"
+    def number(value: float) -> str:
+        return "-" if math.isnan(value) else f"{value:.3g}"
 
-    return table(
-        ["criterion", "published, by time", "model, by count", "must be", ""],
-        [[r["criterion"], published(r), f"{r['model']:.3g}", within(r), "yes" if r["ok"] else "**no**"] for r in rows],
-    )
+    def verdict(row: dict[str, Any]) -> str:
+        if math.isnan(row["model"]):
+            return "not counted"
+        return "yes" if row["ok"] else "**no**"
+
+    head = ["criterion", "published, by time", "model, by count", "must be", ""]
+    cells = [[r["criterion"], number(r["published"]), number(r["model"]), within(r), verdict(r)] for r in rows]
+    return table(head, cells)
 
 
 _COUNTED = (
@@ -144,7 +174,7 @@ def _rows(measured: Result, phases: tuple[str, ...]) -> str:
             if row["phase"].startswith("alloc"):
                 what = "half full" if half else "fresh"
             size = published["size_bytes"]
-            shown.append((size, half, what, engine, ms, [count(row[f"cost_{name}"]) for name, _ in _COUNTED]))
+            shown.append((size, half, what, engine, ms, [cell(row, name) for name, _ in _COUNTED]))
     shown.sort(
         key=lambda cells: (
             cells[0],
@@ -167,6 +197,8 @@ def _explained(measured: Result) -> str:
         ("v1 log", "areamap"),
         ("v1 log", "rfc-v1"),
     ):
+        if not is_counted(measured, engine):
+            continue
         weights, rows = explain(measured, log, engine)
         ratio = rows.explained_ms / rows.published_ms
         shown = ", ".join(
@@ -181,6 +213,8 @@ def _ratios(measured: Result) -> str:
     """Published and explained ratios of bitmap to area map."""
     rows = {}
     for engine in ("areamap", "linux-4.14"):
+        if not is_counted(measured, engine):
+            return _NOT_COUNTED.format(engine)
         for row in explain(measured, "v2 log 3", engine)[1].rows():
             key = (row["size_bytes"], row["test"], row["level"], row["phase"], row["order"])
             rows.setdefault(key, {})[engine] = row
@@ -203,7 +237,7 @@ def _contrived(measured: Result) -> str:
         row = rows_of(measured, test="4 at 8", engine=engine, phase="alloc").row(0)
         each = row["nr_alloc"]
         names = ("entries_scanned", "words_read", "blocks_visited", "chunks_visited")
-        cells = [count(row[f"cost_{name}"] / each) for name in names]
+        cells = [cell(row, name, each) for name in names]
         shown.append([engine, count(each), *cells, f"{row['time_ns'] / each:.0f}", f"{CONTRIVED_SECONDS[engine]} s"])
     head = ["engine", "objects", "entries scanned", "words read", "blocks visited", "chunks visited", "ns here"]
     return table([*head, "published, a million"], shown)
@@ -258,8 +292,9 @@ def _geometric(values: np.ndarray) -> float:
 
 def _block_sizes(measured: Result, groups: dict[str, dict[str, Workload]]) -> str:
     """Work and time by block size, relative to a page, by group of workloads."""
-    weights = explain(measured, "v2 log 3", "linux-4.14")[0]
-    makes = {size: lambda size=size: studies.machine("linux-4.14", size) for size in studies.BLOCK_SIZES}
+    counted = is_counted(measured, "linux-4.14")
+    weights = explain(measured, "v2 log 3", "linux-4.14")[0] if counted else None
+    makes = {size: lambda size=size: machine("linux-4.14", size) for size in studies.BLOCK_SIZES}
     shown = []
     for group, workloads in groups.items():
         rows = studies.over_workloads(workloads, makes, "block_size", repeat=3)
@@ -267,34 +302,20 @@ def _block_sizes(measured: Result, groups: dict[str, dict[str, Workload]]) -> st
         for size in studies.BLOCK_SIZES:
             these = rows_of(rows, block_size=size)
             ops = float((these.nr_alloc + these.nr_free).sum())
-            cells = [count(float(these[f"cost_{name}"].sum()) / ops) for name in ("words_read", "blocks_visited")]
-            cells += [count(float(these.cost_block_refreshes.sum()) / ops)]
-            modelled = _work_ns(weights, these) / _work_ns(weights, base)
-            timed = these.time_ns / base.time_ns
-            shown.append(
-                [
-                    group,
-                    str(size),
-                    *cells,
-                    f"{_geometric(modelled):.3f}",
-                    f"{modelled.min():.3f} to {modelled.max():.3f}",
-                    f"{_geometric(timed):.2f}",
-                    f"{_metadata(size):.0f}",
-                ]
-            )
-    head = [
-        "workloads",
-        "block, bytes",
-        "words read",
-        "blocks visited",
-        "block refreshes",
-        "kernel's time / that of a page",
-    ]
-    return table([*head, "lowest to highest", "time here / that of a page", "metadata of a chunk, KiB"], shown)
+            cells = ["-"] * 5
+            if weights is not None:
+                names = ("words_read", "blocks_visited", "block_refreshes")
+                cells = [count(float(these[f"cost_{name}"].sum()) / ops) for name in names]
+                modelled = _work_ns(weights, these) / _work_ns(weights, base)
+                cells += [f"{_geometric(modelled):.3f}", f"{modelled.min():.3f} to {modelled.max():.3f}"]
+            timed = f"{_geometric(these.time_ns / base.time_ns):.2f}"
+            shown.append([group, str(size), *cells, timed, f"{_metadata(size):.0f}"])
+    head = ["workloads", "block, bytes", "words read", "blocks visited", "block refreshes", "modelled time / page's"]
+    return table([*head, "lowest to highest", "time here / page's", "metadata of a chunk, KiB"], shown)
 
 
 def _metadata(block_size: int) -> float:
-    allocator = studies.machine("linux-4.14", block_size)
+    allocator = machine("linux-4.14", block_size)
     before = studies.metadata_bytes(allocator)
     allocator.alloc(32768)
     return (studies.metadata_bytes(allocator) - before) / 1024
@@ -302,40 +323,30 @@ def _metadata(block_size: int) -> float:
 
 def _average(measured: Result, workloads: dict[str, Workload]) -> str:
     """Work of a request and of a free in mixes and recordings."""
-    makes: dict[str, Callable[[], Any]] = {
-        engine: (lambda engine=engine: studies.machine(engine)) for engine in ("areamap", "rfc-v1", "linux-4.14")
-    }
-    log = {"areamap": "v2 log 3", "rfc-v1": "v1 log", "linux-4.14": "v2 log 3"}
-    weights = {engine: explain(measured, log[engine], engine)[0] for engine in makes}
+    logs = {"areamap": "v2 log 3", "rfc-v1": "v1 log", "linux-4.14": "v2 log 3"}
+    makes = {engine: lambda engine=engine: machine(engine) for engine in logs if is_counted(measured, engine)}
+    weights = {engine: explain(measured, logs[engine], engine)[0] for engine in makes}
     rows = studies.over_workloads(workloads, makes, "engine")
     shown = []
-    for row_index in range(len(rows)):
-        row = rows[row_index : row_index + 1]
+    for index in range(len(rows)):
+        row = rows[index : index + 1]
         engine = str(row.engine[0])
         requests, frees = int(row.nr_alloc[0]), int(row.nr_free[0])
         if not requests or not frees:
             continue
-        fixed = weights[engine]
-        alloc = float(_work_ns(fixed, row, "alloc_cost_", frees=False)[0])
-        both = float(_work_ns(fixed, row)[0])
-        work = "entries_moved" if engine == "areamap" else "words_read"
-        scan = "entries_scanned" if engine == "areamap" else "blocks_visited"
+        alloc = float(_work_ns(weights[engine], row, "alloc_cost_", frees=False)[0])
+        both = float(_work_ns(weights[engine], row)[0])
+        scan, work = ("blocks_visited", "words_read")
+        if engine == "areamap":
+            scan, work = ("entries_scanned", "entries_moved")
         cells = []
         for name in (scan, work):
-            asked, all_of_it = int(row[f"alloc_cost_{name}"][0]), int(row[f"cost_{name}"][0])
-            cells += [count(asked / requests), count((all_of_it - asked) / frees)]
-        shown.append(
-            [
-                str(row.workload[0]),
-                engine,
-                *cells,
-                f"{alloc / requests:.0f}",
-                f"{(both - alloc) / frees:.0f}",
-                f"{100 * alloc / both:.0f} %",
-            ]
-        )
+            asked, together = int(row[f"alloc_cost_{name}"][0]), int(row[f"cost_{name}"][0])
+            cells += [count(asked / requests), count((together - asked) / frees)]
+        times = [f"{alloc / requests:.0f}", f"{(both - alloc) / frees:.0f}", f"{100 * alloc / both:.0f} %"]
+        shown.append([str(row.workload[0]), engine, *cells, *times])
     head = ["workload", "engine", "scanned or visited: request", "free", "moved or read: request", "free"]
-    return table([*head, "modelled ns: request", "free", "share of requests"], shown)
+    return table([*head, "modelled ns: request", "free", "requests' share"], shown)
 
 
 def _v1(measured: Result) -> str:
@@ -358,7 +369,7 @@ def _v1(measured: Result) -> str:
                     and p["order"] == "in-order"
                 ]
                 ms.append(f"{found[0]:g}" if found else "-")
-            cells = [count(row[f"cost_{name}"] / row["nr_alloc"]) for name in names]
+            cells = [cell(row, name, row["nr_alloc"]) for name in names]
             shown.append([str(size), engine, *ms, *cells, f"{row['time_ns'] / row['nr_alloc']:.0f}"])
     head = ["bytes", "engine", "ms, v1 log", "ms, v2 log", "words read", "blocks visited", "block refreshes"]
     return table([*head, "chunk refreshes", "chunks visited", "ns here"], shown)
@@ -366,7 +377,7 @@ def _v1(measured: Result) -> str:
 
 def _metadata_table() -> str:
     kernels = {"areamap": "4.13", "rfc-v1": "rfc-v1", "linux-4.14": "4.14", "linux-5.2": "5.4", "linux-5.14": "6.12"}
-    makes = {engine: (lambda kernel=kernel: studies.machine(kernel)) for engine, kernel in kernels.items()}
+    makes = {engine: (lambda kernel=kernel: machine(kernel)) for engine, kernel in kernels.items()}
     # The proposal of 2008 has one area of fixed size: as large as the objects, so that its bitmap is full.
     sizes = (4, 8, 16, 32, 64, 128, 256, 1024)
     rows = studies.metadata_per_object(1 << 18, sizes, makes)
@@ -390,7 +401,8 @@ def _letters(measured: Result) -> str:
         alloc, free = ("alloc 2", "free 1") if half else ("alloc", "free")
 
         def worst(engine: str, phase: str, name: str, fixed: dict[str, Any] = fixed) -> str:
-            return count(int(rows_of(measured, engine=engine, phase=phase, **fixed)[f"cost_{name}"].max()))
+            rows = rows_of(measured, engine=engine, phase=phase, **fixed)
+            return count(int(rows[f"cost_{name}"].max())) if is_counted(measured, engine) else "-"
 
         shown.append(
             [
@@ -442,13 +454,13 @@ def sections(n: int, contrived: int, traces: Path | None, study: int) -> dict[st
         "published": studies.published_workloads(study),
         "recorded": known,
         "fitted to recordings": fitted,
-        "kernel mixes": studies.mixed_workloads(),
+        "kernel mixes": studies.mixed_workloads(study),
     }
     groups = {name: workloads for name, workloads in groups.items() if workloads}
-    average = studies.mixed_workloads() | known
+    average = studies.mixed_workloads(study) | known
     return {
-        "setting": f"percpu {percpu.__version__}; {n:,} objects a batch, {contrived:,} in the contrived case; 4 CPUs, unit size "
-        f"524288 bytes, 28672 bytes free in the first chunk; {len(known)} recordings.",
+        "setting": f"percpu {percpu.__version__}; {n:,} objects a batch, {contrived:,} in the contrived case; 4 CPUs, "
+        f"unit size 524288 bytes, 28672 bytes free in the first chunk; {len(known)} recordings.",
         "letters": _letters(measured),
         "judged": _judged(measured),
         "allocating": _rows(measured, ("alloc", "alloc 2")),

@@ -1,4 +1,4 @@
-"""What the reviewers of 2017 asked, answered with figures: block size, the average case, allocating against freeing, metadata."""
+"""What the reviewers of 2017 asked: block size, the average case, allocating against freeing, metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from percpu.allocator import Allocator
-from percpu.published.measure import machine
 from percpu.results import Result
 from percpu.workloads import Workload, bpf_maps, cgroups, fill_level, netns, objects, run, vmalloc_test
 
@@ -35,18 +34,23 @@ def published_workloads(n: int) -> dict[str, Workload]:
     return plain | {f"{size} bytes, half full": fill_level(n // 2, size=size) for size in (4, 64, 1024)}
 
 
-def mixed_workloads() -> dict[str, Workload]:
+def mixed_workloads(n: int) -> dict[str, Workload]:
     """Mixes in which sizes differ and requests and frees take turns; those of 6.12 from recorded sets of objects.
+
+    Parameters
+    ----------
+    n : int
+        About as many objects in each.
 
     Returns
     -------
     dict of str to Workload
     """
     return {
-        "vmalloc test": vmalloc_test(),
-        "cgroups": cgroups(),
-        "network namespaces": netns(),
-        "BPF maps": bpf_maps(),
+        "vmalloc test": vmalloc_test(n),
+        "cgroups": cgroups(n // 32, live=max(n // 256, 1)),
+        "network namespaces": netns(n // 32, live=max(n // 512, 1)),
+        "BPF maps": bpf_maps(n // 512, live=max(n // 2048, 1)),
     }
 
 
@@ -102,8 +106,8 @@ def metadata_bytes(allocator: Allocator) -> int:
     """Bytes of maps and records that an allocator keeps for its chunks, as the kernel of its generation does.
 
     Maps and arrays only: the record of the chunk itself, of 64 to 256 bytes, is not counted. Area map: its capacity, 4
-    bytes an entry. Bitmaps: both maps in whole words, 5 numbers of 4 bytes a block until 4.19, 8 since 5.2; before 2017 no
-    boundaries and no blocks.
+    bytes an entry. Bitmaps: both maps in whole words, 5 numbers of 4 bytes a block until 4.19, 8 since 5.2; the
+    proposal of 2008 has one map and no blocks.
 
     Parameters
     ----------

@@ -3,8 +3,8 @@
 A million objects (2^20), by size and order, on the author's machine. ``areamap`` is the allocator of 4.13 ("orig"),
 ``rfc-v1`` the posting of 16 July, ``linux-4.14`` that of 24 July ("v2"), which was merged. Letters give the worst case
 over three orders, logs every run. Known inconsistencies are kept: 16 bytes, area map: 557 in the letter, 1067 and 927
-in the logs; 4 bytes freed: 4960 in the first letter, 4953 in its log; 16 bytes freed in order: 1325 in the letter, 1425 in the
-data of its chart, 1146 and 1326 in the logs.
+in the logs; 4 bytes freed: 4960 in the first letter, 4953 in its log; 16 bytes freed in order: 1325 in the letter,
+1425 in the data of its chart, 1146 and 1326 in the logs.
 """
 
 from __future__ import annotations

@@ -45,13 +45,36 @@ def rows_of(measured: Result, **fixed: Any) -> Result:
     return measured[keep]
 
 
+def is_counted(measured: Result, engine: str) -> bool:
+    """Whether an engine counted its work.
+
+    Parameters
+    ----------
+    measured : Result
+        Of `measure`.
+    engine : str
+        Which one.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_counted(Result({"engine": ["areamap"]}), "areamap")
+    False
+    """
+    rows = rows_of(measured, engine=engine)
+    return "cost_words_read" in rows and len(rows) > 0 and not rows.missing("cost_words_read").any()
+
+
 def _count(measured: Result, *counters: str, **fixed: Any) -> float:
+    """Return the sum of counters, NaN if the engine does not count."""
     rows = rows_of(measured, **fixed)
     if not len(rows):
         raise LookupError(f"nothing measured for {fixed}")
-    for counter in counters:
-        if f"cost_{counter}" not in rows:
-            raise NotKept(f"no costs of {fixed['engine']}", field=counter, engine=str(fixed["engine"]))
+    if not is_counted(measured, fixed["engine"]):
+        return float("nan")
     return float(sum(int(rows[f"cost_{counter}"].sum()) for counter in counters))
 
 
@@ -80,12 +103,7 @@ def judge(measured: Result, unit_size: int = 524_288, first_bytes: int = 28_672)
     -------
     Result
         One row a criterion: ``criterion`` (str), ``published``, ``model``, ``low``, ``high`` (float64; ratios),
-        ``ok`` (bool: the model lies between).
-
-    Raises
-    ------
-    NotKept
-        If an engine does not count its work.
+        ``ok`` (bool: the model lies between). Where an engine does not count its work the model is NaN.
     """
     rows: list[tuple[str, float, float, float, float]] = []
 
@@ -266,9 +284,8 @@ def explain(measured: Result, log: str, engine: str) -> tuple[Result, Result]:
     """
     found = pairs(measured, log, engine)
     counters = EXPLAINS[engine]
-    for _, _, counted in found:
-        if f"cost_{counters[0]}" not in counted:
-            raise NotKept(f"no costs of {engine}", field=counters[0], engine=engine)
+    if not is_counted(measured, engine):
+        raise NotKept(f"engine {engine} does not count its work", field="costs", engine=engine)
     work = np.array(
         [[c["nr_alloc"], c["nr_free"], *(c[f"cost_{name}"] for name in counters)] for _, _, c in found], dtype=float
     )

@@ -142,7 +142,7 @@ def measure(
     -------
     Result
         One row a phase: ``test``, ``engine``, ``order``, ``phase`` (str), ``size_bytes``, ``level``, ``n`` (int64) and
-        the columns of `WorkloadRun`.
+        the columns of `WorkloadRun`; missing where an engine does not count its work.
 
     Examples
     --------
@@ -167,4 +167,6 @@ def measure(
     with ThreadPoolExecutor(threads) as pool:
         rows = [row for found in pool.map(one, jobs) for row in found]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return Result({name: np.array([row.get(name, 0) for row in rows]) for name in names})
+    mask = {name: np.array([name not in row for row in rows]) for name in names}
+    mask = {name: missing for name, missing in mask.items() if missing.any()}
+    return Result({name: np.array([row.get(name, 0) for row in rows]) for name in names}, mask=mask)
