@@ -1,4 +1,4 @@
-# Targets: demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all
+# Targets: see `make help`.
 #
 # Needs cargo, gcc, make and Python 3.11 or later with pip. Everything else goes into .venv,
 # which is made on demand; stamp files there keep repeated runs quick.
@@ -14,6 +14,7 @@ LAYOUTS    ?= $(wildcard tests/data/layouts.jsonl)
 CORPUS     ?= $(wildcard tests/data/dmesg-corpus.jsonl)
 FIDELITY   ?=
 SECONDS    ?= 60
+EVENTS     ?= 100000000
 OUT        ?= demo-out
 
 PYTHON := $(shell command -v python3.11 || command -v python3 || echo python3.11-or-later-is-missing)
@@ -41,10 +42,9 @@ define fill
 	@mv $(1).new $(1)
 endef
 
-.PHONY: help demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all
+.PHONY: help demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all follow
+.PHONY: bench-replay published
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
-.PHONY: help demo test check golden recordings boots bench fuzz stress notebooks docs test-all
-.PHONY: published build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -56,6 +56,8 @@ help:
 	@echo 'make boots       LAYOUTS=FILE CORPUS=FILE   boots and public boot logs, recomputed'
 	@echo 'make stress      threads and random operations, for long'
 	@echo 'make published   the measurements of 2017 beside the models [PUBLISHED=FILE]'
+	@echo 'make follow      RECORDINGS=DIR   every trace below DIR without its start state, judged by it'
+	@echo 'make bench-replay [EVENTS=n]      replays: events a second, and a stream of n events with its peak memory'
 	@echo 'make bench | fuzz SECONDS=n | notebooks | docs | readme | test-all | clean'
 
 # ---- environment and build -------------------------------------------------------------
@@ -157,6 +159,10 @@ boots:
 	@test -n '$(LAYOUTS)' -a -n '$(CORPUS)' || { echo 'make boots LAYOUTS=FILE CORPUS=FILE' >&2; exit 2; }
 	$(EXAMPLE) boots -- $(LAYOUTS) $(CORPUS) $(TABLE)
 
+# Replays without a state: live captures too.
+follow:
+	$(EXAMPLE) follow -- $(RECORDINGS)
+
 # ---- long work, out of CI --------------------------------------------------------------
 
 # The tables of 2017 on the models, into docs/published-comparison.md.
@@ -170,6 +176,9 @@ bench: build
 
 # Random operations, then each target of fuzz/ for SECONDS: needs the nightly toolchain and cargo-fuzz.
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+bench-replay:
+	cargo bench --quiet --bench replay -- tests/data/recordings/million-612-2cpu --events $(EVENTS) --out benches/results
+
 fuzz:
 	$(EXAMPLE) fuzz -- $(SECONDS)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'make fuzz needs cargo-fuzz: cargo install cargo-fuzz' >&2; exit 2; }

@@ -98,9 +98,7 @@ def diff(first: Run, second: Run, served: tuple[str, str]) -> Result:
     for field in fields:
         differs |= columns[f"first_{field}"] != columns[f"second_{field}"]
     columns = {name: values[differs] for name, values in columns.items()}
-    mask = {
-        name: ~columns[f"{name.partition('_')[0]}_ok"] for name in columns if name.endswith(("chunk", "off_bytes"))
-    }
+    mask = {name: ~columns[f"{name.partition('_')[0]}_ok"] for name in columns if name.endswith(("chunk", "off_bytes"))}
     attrs = {
         "nr_compared": len(both),
         "nr_equal": int((~differs).sum()),

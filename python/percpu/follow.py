@@ -109,8 +109,8 @@ class Follow(Run):
         Examples
         --------
         >>> from importlib.resources import files
-        >>> from percpu import replay
-        >>> r = replay(files("percpu") / "data/demo/workload/trace.txt.gz", mode="follow")
+        >>> from percpu import read_trace, replay
+        >>> r = replay(read_trace(files("percpu") / "data/demo/workload/trace.txt.gz"), mode="follow")
         >>> len(r.live()) == r.summary["nr_live"]
         True
         """
@@ -128,8 +128,8 @@ class Follow(Run):
         c["age_events"] = np.where(unseen, 0, at - 1 - c["alloc_event"].astype(np.int64)).astype(np.uint64)
         c["age_ns"] = np.where(unseen, 0, now - c["alloc_time_ns"].astype(np.int64)).astype(np.uint64)
         c["free_event"] = free_event
-        mask = {name: unseen for name in ("alloc_event", "age_events")}
-        mask |= {name: unseen | counted for name in ("alloc_time_ns", "age_ns")}
+        mask = dict.fromkeys(("alloc_event", "age_events"), unseen)
+        mask |= dict.fromkeys(("alloc_time_ns", "age_ns"), unseen | counted)
         mask |= {"call_site": unnamed, "free_event": ~freed}
         mask = {name: flags for name, flags in mask.items() if flags.any()}
         return Result(c, mask=mask, categories={"call_site": core.call_sites()}, attrs={"event": at})

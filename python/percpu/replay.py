@@ -15,7 +15,7 @@ from percpu.follow import Follow
 from percpu.layout import FirstChunkLayout
 from percpu.results import Result
 from percpu.stats import PercpuStats, read_percpu_stats
-from percpu.trace import Trace, read_trace
+from percpu.trace import Trace
 
 __all__ = ["Follow", "Replay", "Rerun", "replay"]
 
@@ -68,8 +68,8 @@ class _OnEngine(Run):
     ) -> Rerun:
         """Rerun the rest of the trace from an event on, on this engine or another.
 
-        What is live at the event goes over into another allocator in the order in which the trace allocated it, what was
-        there before the trace first, by address.
+        What is live at the event goes over into another allocator in the order in which the trace allocated it, what
+        was there before the trace first, by address.
 
         Parameters
         ----------
@@ -128,10 +128,10 @@ class _OnEngine(Run):
         Returns
         -------
         Result
-            One row a request that was placed otherwise: ``event``, and of each (``first_``, ``second_``) ``ok``, ``chunk``,
-            ``off_bytes``, and ``unit_off_bytes`` where both are reruns; then this is what is compared, because it means the
-            same in all engines. ``attrs`` has the totals: ``nr_compared``, ``nr_equal``, ``nr_different``,
-            ``nr_only_first``, ``nr_only_second`` and ``first_event``.
+            One row a request that was placed otherwise: ``event``, and of each (``first_``, ``second_``) ``ok``,
+            ``chunk``, ``off_bytes``, and ``unit_off_bytes`` where both are reruns; then this is what is compared,
+            because it means the same in all engines. ``attrs`` has the totals: ``nr_compared``, ``nr_equal``,
+            ``nr_different``, ``nr_only_first``, ``nr_only_second`` and ``first_event``.
         """
         if not isinstance(other, _OnEngine):
             raise TypeError(f"other must be a Replay or Rerun, not {type(other).__name__}")
@@ -255,7 +255,7 @@ class Rerun(_OnEngine):
 
 
 def replay(
-    trace: Trace | str | os.PathLike[str] | Iterable[Trace],
+    trace: Trace | Iterable[Trace],
     allocator: Allocator | None = None,
     *,
     mode: str = "predict",
@@ -275,7 +275,7 @@ def replay(
 
     Parameters
     ----------
-    trace : Trace, path, or iterable of Trace
+    trace : Trace or iterable of Trace
         n events. Sizes and alignments in bytes. Blocks of a trace that is larger than memory may be given one after the
         other, to rerun and to follow; then what came of single events is not kept.
     allocator : Allocator, optional
@@ -295,16 +295,16 @@ def replay(
     layout : FirstChunkLayout, optional
         To follow and in a closed world: tells the unit size and where requests are served in the boot area.
     unit_size : int, optional
-        Or only the unit size, in bytes. Without either it is taken from the statistics, else to follow inferred from what
-        is seen.
+        Or only the unit size, in bytes. Without either it is taken from the statistics, else, to follow, inferred from
+        what is seen.
     nr_units : int, optional
         In a closed world: units of a chunk. No placement depends on it.
     granule : int, optional
         To follow: bytes of a granule; by default 4, or 2 if the trace shows a kernel before 4.14.
     stats, stats_end : PercpuStats, str or path, optional
-        To follow: ``percpu_stats`` (read, its text, or the path of a file with it) from right before the first event, or
-        right after the last. They fix the totals, so that what stays unseen is known. In a closed world the first one
-        tells more of the start.
+        To follow: ``percpu_stats`` (read, its text, or the path of a file with it) from right before the first event,
+        or right after the last. They fix the totals, so that what stays unseen is known. In a closed world the first
+        one tells more of the start.
     kernel : str, optional
         In a closed world: release or engine; 6.12 by default.
     progress : callable, optional
@@ -331,6 +331,7 @@ def replay(
     Examples
     --------
     >>> from importlib.resources import files
+    >>> from percpu import read_trace
     >>> trace = read_trace(files("percpu") / "data/demo/workload/trace.txt.gz")
     >>> replay(trace, mode="follow").nr_illegal
     0
@@ -361,12 +362,10 @@ def replay(
 
 def _events(trace: Any) -> tuple[Trace | None, Iterator[_core.Trace]]:
     """Return the whole trace, or its blocks."""
-    if isinstance(trace, (str, os.PathLike)):
-        trace = read_trace(trace)
     if isinstance(trace, Trace):
         return trace, iter(())
-    if not isinstance(trace, Iterable):
-        raise TypeError(f"trace must be a Trace, a path or an iterable of Trace, not {type(trace).__name__}")
+    if isinstance(trace, (str, Result)) or not isinstance(trace, Iterable):
+        raise TypeError(f"trace must be a Trace or an iterable of Trace, not {type(trace).__name__}")
     return None, _cores(trace)
 
 

@@ -1,4 +1,4 @@
-"""The course of a replay: memory in use, pages, chunks."""
+"""The course of a replay: memory in use, pages, objects, chunks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ __all__ = ["plot_timeline"]
 def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> Any:
     """Draw the timeline of a replay.
 
-    Events run to the right. The upper part shows what is allocated and what is backed by memory, for one CPU; the
-    gap between the two is what placement costs. Below are the stock of empty populated pages and the number of chunks.
+    Events run to the right. The upper part shows what is allocated, for one CPU, as the mean of each sample with a band
+    from the least to the largest. Of a replay on an engine it shows what is backed by memory too (the gap between the
+    two is what placement costs), and below the stock of empty populated pages; of one that follows a trace, below, the
+    live areas, and those learnt to have been there before and not freed yet. At the bottom is the number of chunks.
 
     Parameters
     ----------
-    timeline : Replay or Result
-        Columns ``event``, ``live_bytes``, ``populated_pages``, ``nr_chunks``, ``nr_empty_pop_pages``, one row a
-        sample.
+    timeline : Replay, Rerun, Follow or Result
+        Columns ``event``, ``live_bytes``, ``nr_chunks`` and either ``populated_pages`` and ``nr_empty_pop_pages`` or
+        ``nr_live`` and ``nr_freed_prior``, one row a sample; where there are ``min_``, ``mean_`` and ``max_`` of them,
+        these are drawn as well.
     ax : matplotlib.axes.Axes, optional
         Where to draw; it is divided in three. A new figure by default.
     page_size : int, optional
@@ -37,6 +40,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
 
     data = getattr(timeline, "timeline", timeline)
     event = np.asarray(data["event"])
+    on_engine = "populated_pages" in data
     if ax is None:
         _, ax = plt.subplots(figsize=(10, 5.8), layout="constrained")
     ax.axis("off")
@@ -44,13 +48,15 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     middle = ax.inset_axes((0, 0.2, 1, 0.18), sharex=top)
     bottom = ax.inset_axes((0, 0, 1, 0.11), sharex=top)
 
-    populated = np.asarray(data["populated_pages"], dtype=float) * page_size
-    live = np.asarray(data["live_bytes"], dtype=float)
-    top.fill_between(event, populated, step="post", color=_style.AREA_B, alpha=0.45, linewidth=0)
-    top.step(event, populated, where="post", color=_style.AREA_B, linewidth=1.2, label="populated")
-    top.fill_between(event, live, step="post", color=_style.AREA_A, alpha=0.85, linewidth=0)
-    top.step(event, live, where="post", color=_style.AREA_A, linewidth=1.2, label="allocated")
-    peak = float(max(populated.max(initial=0), live.max(initial=0), 1))
+    populated = np.asarray(data["populated_pages"], dtype=float) * page_size if on_engine else np.zeros(len(event))
+    live = _values(data, "live_bytes")
+    if on_engine:
+        top.fill_between(event, populated, step="pre", color=_style.AREA_B, alpha=0.45, linewidth=0)
+        top.step(event, populated, where="pre", color=_style.AREA_B, linewidth=1.2, label="populated")
+    top.fill_between(event, live[1], step="pre", color=_style.AREA_A, alpha=0.85, linewidth=0)
+    top.step(event, live[1], where="pre", color=_style.AREA_A, linewidth=1.2, label="allocated")
+    _band(top, event, live, _style.AREA_A)
+    peak = float(max(populated.max(initial=0), live[2].max(initial=0), 1))
     step = 1024.0
     while peak / step > 6:
         step *= 2
@@ -60,13 +66,26 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     top.set_ylabel("bytes per CPU")
     top.tick_params(labelbottom=False)
 
-    pages = np.asarray(data["nr_empty_pop_pages"])
-    middle.step(event, pages, where="post", color=_style.SCAN, linewidth=1.1, label="empty populated pages")
-    middle.set_ylim(bottom=min(0, pages.min(initial=0)))
-    middle.set_ylabel("pages")
+    if on_engine:
+        pages = _values(data, "nr_empty_pop_pages")
+        middle.step(event, pages[1], where="pre", color=_style.SCAN, linewidth=1.1, label="empty populated pages")
+        _band(middle, event, pages, _style.SCAN)
+        middle.set_ylim(bottom=min(0, pages[0].min(initial=0)))
+        middle.set_ylabel("pages")
+    else:
+        areas = _values(data, "nr_live")
+        middle.step(event, areas[1], where="pre", color=_style.SCAN, linewidth=1.1, label="live areas")
+        _band(middle, event, areas, _style.SCAN)
+        freed = np.asarray(data["nr_freed_prior"])
+        if len(freed) and freed[-1] > 0:
+            before = freed[-1] - freed
+            text = "there before, freed later"
+            middle.step(event, before, where="pre", color=_style.FIRST_FREE, linewidth=1.1, label=text)
+        middle.set_ylim(bottom=0)
+        middle.set_ylabel("areas")
     middle.tick_params(labelbottom=False)
     chunks = np.asarray(data["nr_chunks"])
-    bottom.step(event, chunks, where="post", color=_style.CONTIG, linewidth=1.6, label="chunks")
+    bottom.step(event, chunks, where="pre", color=_style.CONTIG, linewidth=1.6, label="chunks")
     bottom.set_ylim(0, max(chunks.max(initial=1), 1) * 1.25)
     bottom.set_ylabel("count")
     bottom.set_xlabel("event")
@@ -85,3 +104,16 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
         for side in ("left", "bottom"):
             part.spines[side].set_color(_style.GRID)
     return top
+
+
+def _values(data: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return least, mean and largest of each sample; the value itself where a timeline has no more."""
+    kinds = (f"min_{name}", f"mean_{name}", f"max_{name}")
+    found = [np.asarray(data[kind if kind in data else name], dtype=float) for kind in kinds]
+    return found[0], found[1], found[2]
+
+
+def _band(part: Any, event: np.ndarray, values: tuple[np.ndarray, np.ndarray, np.ndarray], color: str) -> None:
+    low, _, high = values
+    if (high > low).any():
+        part.fill_between(event, low, high, step="pre", color=color, alpha=0.25, linewidth=0)
