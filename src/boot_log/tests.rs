@@ -245,7 +245,7 @@ mod properties {
                 pointer: (form != SummaryForm::V5_2 && !(first && page)).then_some(pointer),
                 static_size: s,
                 reserved_size: (!first).then_some(r),
-                dyn_size: (!first && !(second && page)).then_some(d),
+                dyn_size: (!(first || second && page)).then_some(d),
                 unit_size: (!first && !page).then_some(u),
             };
             (form, summary)

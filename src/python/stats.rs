@@ -7,6 +7,9 @@ use pyo3::types::PyDict;
 use super::errors;
 use crate::stats_text::{self, ChunkStats};
 
+/// Name of a column, and what of a chunk stands in it.
+type Column = (&'static str, fn(&ChunkStats) -> i64);
+
 /// The content of one text; never changed.
 #[pyclass(frozen, eq, module = "percpu._core")]
 #[derive(PartialEq)]
@@ -31,7 +34,7 @@ impl PercpuStats {
     fn chunks<'py>(&self, py: Python<'py>) -> PyResult<(Vec<&'static str>, Bound<'py, PyDict>)> {
         let chunks = &self.inner.chunks;
         let labels = chunks.iter().map(|chunk| chunk.label.name()).collect();
-        let columns: [(&str, fn(&ChunkStats) -> i64); 12] = [
+        let columns: [Column; 12] = [
             ("nr_alloc", |c| c.nr_alloc),
             ("max_alloc_size", |c| c.max_alloc_size),
             ("empty_pop_pages", |c| c.empty_pop_pages),

@@ -194,14 +194,17 @@ struct Seen {
     lifetimes: Vec<u32>,
 }
 
+/// Size in bytes, alignment in bytes, flags.
+type Asked = (u64, u64, u64);
+
 /// A mixture of `n` objects with the sizes, alignments, flags and lifetimes of the requests in a trace.
 ///
 /// Failed requests count as objects that are freed at once. Frees of objects that the trace does not show being
 /// allocated tell nothing. An error if the trace has no request.
 pub fn fit(trace: &Trace, n: u64, seed: u64) -> Result<Recipe, FitError> {
-    let mut seen: BTreeMap<(u64, u64, u64), Seen> = BTreeMap::new();
+    let mut seen: BTreeMap<Asked, Seen> = BTreeMap::new();
     // Class and request number of each live object, by place or, where the trace has none, by pointer.
-    let mut live: HashMap<(u64, u64), ((u64, u64, u64), u32)> = HashMap::new();
+    let mut live: HashMap<(u64, u64), (Asked, u32)> = HashMap::new();
     let mut made: u32 = 0;
     let flags = |atomic: bool, reserved: bool| u64::from(atomic) * ATOMIC + u64::from(reserved) * RESERVED;
     for record in trace.records() {
@@ -234,7 +237,7 @@ pub fn fit(trace: &Trace, n: u64, seed: u64) -> Result<Recipe, FitError> {
     }
     classes.sort_by_key(|(class, seen)| (Reverse(seen.count), *class));
     classes.truncate(MAX_CLASSES);
-    let column = |value: &dyn Fn(&((u64, u64, u64), Seen)) -> u64| Value::List(classes.iter().map(value).collect());
+    let column = |value: &dyn Fn(&(Asked, Seen)) -> u64| Value::List(classes.iter().map(value).collect());
     let lifetimes = classes.iter().flat_map(|(_, seen)| quantiles(&seen.lifetimes)).collect();
     let given = [
         ("n", Value::Number(n)),
