@@ -29,7 +29,7 @@ use crate::chunk::{Chunk, Role};
 use crate::engine::linux::{Done, Linux, Need, Progress, Stop, Task, Worker};
 use crate::engine::Engine;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
-use crate::trace::{Alloc, Base, Event, Record, Trace};
+use crate::trace::{flag, Alloc, Base, Event, Kind, Record, Trace, NO_CPU};
 use crate::units::Bytes;
 
 /// Counts of a replay.
@@ -227,6 +227,9 @@ impl Machine {
         if let Some(event) = view.overrides.before(index) {
             self.start(view, event, index);
         }
+        if let Some(outcome) = self.plain_line(view, index)? {
+            return Ok(outcome);
+        }
         let Some(record) = view.trace.get(index) else { return Ok(None) };
         let mut outcome = None;
         match record.event {
@@ -268,6 +271,46 @@ impl Machine {
             self.run_worker_now(view.trace, index + 1);
         }
         Ok(outcome)
+    }
+
+    /// The line of a request or free that nothing else is concerned with, which most lines are: read off the columns.
+    /// `None` leaves it to [`Self::step`]; a request may be under way then.
+    #[inline]
+    fn plain_line(&mut self, view: &View<'_>, index: usize) -> Result<Option<Option<Outcome>>, Mismatch> {
+        let columns = view.trace.columns();
+        let kind = columns.kind[index];
+        if !matches!(kind, Kind::Alloc | Kind::Free) || !self.background || self.gate_after.is_some() {
+            return Ok(None);
+        }
+        let Some(&addr) = view.trace.bases().get(columns.base[index] as usize) else { return Ok(None) };
+        let (base, off) = (Base { index: columns.base[index], addr }, Bytes(columns.off[index].max(0) as u64));
+        if kind == Kind::Free {
+            let Some(chunk) = self.place(base, off) else { return Ok(None) };
+            let Ok(size) = self.engine.free(chunk, off, None) else { return Ok(None) };
+            self.totals.frees += 1;
+            self.live_bytes -= size.0;
+            return Ok(Some(None));
+        }
+        if self.is_started(index) || view.overrides.is_forced(index) {
+            return Ok(None);
+        }
+        let bytes = |value: u32| Bytes(u64::from(value));
+        let flags = columns.flags[index];
+        let (size, align) = (bytes(columns.size[index]), bytes(columns.align[index]));
+        let request = recorded_request(size, align, flags & flag::RESERVED != 0, flags & flag::ATOMIC != 0);
+        let (task, progress) = self.engine.start(&request);
+        self.live_bytes += self.taken(&task);
+        let Progress::Done(predicted) = progress else {
+            let cpu = (columns.cpu[index] != NO_CPU).then_some(columns.cpu[index]);
+            self.started.push(Started { event: index, at: index, cpu, task, progress });
+            return Ok(None);
+        };
+        let recorded = self.place(base, off).map(|chunk| Outcome::Placed { chunk, off });
+        if recorded != Some(predicted) {
+            return Err(Mismatch { predicted, started_at: index });
+        }
+        self.totals.allocs += 1;
+        Ok(Some(Some(predicted)))
     }
 
     /// Counts a divergence that is no request with another outcome, and keeps the first.
@@ -566,8 +609,12 @@ pub(super) fn request_of(event: &Event<'_>) -> Option<Request> {
         Event::AllocFail { size, align, reserved, atomic } => (size, align, reserved, atomic),
         _ => return None,
     };
+    Some(recorded_request(size, align, reserved, atomic))
+}
+
+fn recorded_request(size: Bytes, align: Bytes, reserved: bool, atomic: bool) -> Request {
     let sleep = if atomic { Sleep::Never } else { Sleep::Full };
-    Some(Request { sleep, reserved, nowarn: true, ..Request::new(size, align) })
+    Request { sleep, reserved, nowarn: true, ..Request::new(size, align) }
 }
 
 /// The chunk of an outcome.

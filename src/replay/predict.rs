@@ -59,7 +59,7 @@ const MAX_LATE: usize = 8;
 const ASK_EVERY: usize = 4096;
 /// Copies that are kept, and about how many bytes of maps they may hold.
 const MARKS: usize = 32;
-const MARK_BYTES: u64 = 256 << 20;
+const MARK_BYTES: u64 = 128 << 20;
 
 /// What to keep of a replay.
 #[derive(Clone, Copy, Debug, Default)]
@@ -295,6 +295,9 @@ impl<'t> Driver<'t> {
     fn set_checkpoint(&mut self, index: usize) {
         self.checkpoint = (index, Arc::new(self.machine.clone()));
         self.interval = (self.interval * 2).min(CHECKPOINT_MOST);
+        if self.machine.map_bytes() > MARK_BYTES / 2 {
+            return;
+        }
         self.marks.push((index, Arc::clone(&self.checkpoint.1)));
         let bytes = self.machine.map_bytes() * self.marks.len() as u64;
         if self.marks.len() > MARKS || bytes > MARK_BYTES && self.marks.len() > 2 {

@@ -59,7 +59,7 @@ const MARK_AFTER: usize = 32_768;
 const MARK_MOST: usize = 1 << 20;
 /// Copies that are kept, and about how many bytes they may hold.
 const MARKS: usize = 16;
-const MARK_BYTES: u64 = 256 << 20;
+const MARK_BYTES: u64 = 64 << 20;
 
 /// What came of one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,22 +142,22 @@ pub struct Rerun {
 struct Object {
     ptr: u64,
     size: u32,
-    align: u32,
-    /// Event that allocated it; objects from before a fork keep their order.
-    born: u64,
+    /// Logarithm of its alignment.
+    align: u8,
+    /// Event that allocated it and 1; objects from before a fork keep their order.
+    born: u32,
     /// It is there, but the line of its allocation comes later.
     early: bool,
 }
 
-/// What the trace calls an object by: base and offset, or the pointer where no base is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Key {
-    Place(u64, u64),
-    Pointer(u64),
-}
+/// What the trace calls an object by: base and offset; where no base is printed the pointer, and [`BY_POINTER`].
+type Key = (u64, u64);
+
+/// No offset.
+const BY_POINTER: u64 = u64::MAX;
 
 fn key(base: Option<Base>, off: Bytes, ptr: Option<u64>) -> Option<Key> {
-    base.map(|base| Key::Place(base.addr, off.0)).or(ptr.map(Key::Pointer))
+    base.map(|base| (base.addr, off.0)).or(ptr.map(|ptr| (ptr, BY_POINTER)))
 }
 
 /// A live area of an allocator that a fork begins with.
@@ -268,7 +268,8 @@ impl Machine {
     fn bytes(&self) -> u64 {
         let g = self.allocator.engine().geometry();
         let chunk = u64::from(g.pages_to_bits(g.unit_pages()).0) / 4 + u64::from(g.unit_pages().0) * 40;
-        chunk * u64::from(self.allocator.engine().stats().nr_chunks) + self.objects.len() as u64 * 56
+        let object = std::mem::size_of::<(Key, Object)>() as u64 + 1;
+        chunk * u64::from(self.allocator.engine().stats().nr_chunks) + self.objects.capacity() as u64 * object
     }
 
     /// Bytes that a request of `size` takes.
@@ -332,17 +333,17 @@ impl Rerunner {
         target: Option<Allocator>,
         options: &Options,
     ) -> Result<Self, TraceError> {
-        let mut known: HashMap<(u64, u64), (u64, u32), Mix> = HashMap::default();
+        let mut known: HashMap<Key, (u32, u8), Mix> = HashMap::default();
         for record in trace.records().take(from) {
             if let Event::Alloc(Alloc { base: Some(base), off, align, .. }) = record.event {
-                known.insert((base.addr, off.0), (record.index as u64 + 1, align.0 as u32));
+                known.insert((base.addr, off.0), (record.index as u32 + 1, log2(align)));
             }
         }
         let objects = live.iter().map(|area| {
             let place = (area.base, area.off.0);
             let (born, align) = known.get(&place).copied().unwrap_or((0, likely_align(area.off, area.size)));
             let object = Object { ptr: area.ptr, size: area.size.0 as u32, align, born, early: area.early };
-            (Key::Place(place.0, place.1), object)
+            (place, object)
         });
         match target {
             None => {
@@ -361,16 +362,11 @@ impl Rerunner {
         from: usize,
         options: &Options,
     ) -> Result<Self, TraceError> {
-        let place = |key: Key| match key {
-            Key::Place(base, off) => (base, off),
-            Key::Pointer(ptr) => (0, ptr),
-        };
-        objects.sort_unstable_by_key(|(key, object)| (object.born, place(*key)));
+        objects.sort_unstable_by_key(|(key, object)| (object.born, *key));
         let mut machine = Machine::new(allocator);
         let (mut carried, mut not_carried) = (0, 0);
         for (key, mut object) in objects {
-            let request =
-                Request { nowarn: true, ..Request::new(Bytes(object.size.into()), Bytes(object.align.into())) };
+            let request = Request { nowarn: true, ..Request::new(Bytes(object.size.into()), Bytes(1 << object.align)) };
             object.ptr = machine.allocator.alloc(&request).ptr;
             if object.ptr == NULL {
                 not_carried += 1;
@@ -436,6 +432,9 @@ impl Rerunner {
     fn set_mark(&mut self) {
         let interval = (self.next_mark.1 * 2).min(MARK_MOST);
         self.next_mark = (self.event + interval, interval);
+        if self.machine.bytes() > MARK_BYTES / 2 {
+            return;
+        }
         self.marks.push((self.event, Arc::new(self.machine.clone())));
         let bytes = self.machine.bytes() * self.marks.len() as u64;
         if self.marks.len() > MARKS || bytes > MARK_BYTES && self.marks.len() > 2 {
@@ -519,8 +518,8 @@ impl Rerunner {
         Object {
             ptr: placement.ptr,
             size: request.size.0 as u32,
-            align: request.align.0 as u32,
-            born: self.event as u64 + 1,
+            align: log2(request.align),
+            born: self.event as u32 + 1,
             early: false,
         }
     }
@@ -542,7 +541,12 @@ impl Rerunner {
     }
 }
 
-/// The alignment of an area whose request was not seen: what its size suggests and its place allows, at most 8.
-fn likely_align(off: Bytes, size: Bytes) -> u32 {
-    1 << (off.0 | size.0 | 8).trailing_zeros()
+/// The logarithm of an alignment.
+fn log2(align: Bytes) -> u8 {
+    align.0.max(1).ilog2() as u8
+}
+
+/// The logarithm of the alignment of an area whose request was not seen: what its size suggests and its place allows, at most 8.
+fn likely_align(off: Bytes, size: Bytes) -> u8 {
+    (off.0 | size.0 | 8).trailing_zeros() as u8
 }

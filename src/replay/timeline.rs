@@ -28,20 +28,32 @@ pub struct Range {
     pub max: i64,
     /// The value after the last event.
     pub last: i64,
-    /// Sum of the values after each event.
+    /// Sum of the values after each event, up to the last change.
     sum: i128,
+    /// Events of the window before the last change.
+    since: u64,
 }
 
 impl Range {
     fn of(value: i64) -> Self {
-        Self { min: value, max: value, last: value, sum: i128::from(value) }
+        Self { min: value, max: value, last: value, sum: 0, since: 0 }
     }
 
-    fn add(&mut self, value: i64) {
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        self.last = value;
-        self.sum += i128::from(value);
+    /// The value after the event with this number in the window. Most values stay as they are.
+    #[inline]
+    fn add(&mut self, event: u64, value: i64) {
+        if value != self.last {
+            self.settle(event);
+            self.min = self.min.min(value);
+            self.max = self.max.max(value);
+            self.last = value;
+        }
+    }
+
+    /// Sums up to `events` events of the window.
+    fn settle(&mut self, events: u64) {
+        self.sum += i128::from(self.last) * i128::from(events - self.since);
+        self.since = events;
     }
 
     fn join(&mut self, later: &Self) {
@@ -49,6 +61,7 @@ impl Range {
         self.max = self.max.max(later.max);
         self.last = later.last;
         self.sum += later.sum;
+        self.since += later.since;
     }
 }
 
@@ -104,11 +117,22 @@ impl<const N: usize> Sampler<N> {
             return self.begin(time, values);
         }
         let Some(window) = self.windows.last_mut() else { return };
+        let number = window.events;
         window.events += 1;
         window.event = self.event;
         window.time = time;
-        window.ranges.iter_mut().zip(values).for_each(|(range, value)| range.add(value));
-        self.open = window.events < self.every;
+        window.ranges.iter_mut().zip(values).for_each(|(range, value)| range.add(number, value));
+        if window.events >= self.every {
+            self.close();
+        }
+    }
+
+    /// Ends the window that is open.
+    fn close(&mut self) {
+        if let Some(window) = self.windows.last_mut() {
+            window.ranges.iter_mut().for_each(|range| range.settle(window.events));
+        }
+        self.open = false;
     }
 
     fn begin(&mut self, time: u64, values: [i64; N]) {
@@ -116,7 +140,10 @@ impl<const N: usize> Sampler<N> {
             self.join_pairs();
         }
         self.windows.push(Window { event: self.event, events: 1, time, ranges: values.map(Range::of) });
-        self.open = self.every > 1;
+        self.open = true;
+        if self.every == 1 {
+            self.close();
+        }
     }
 
     fn join_pairs(&mut self) {
@@ -134,7 +161,8 @@ impl<const N: usize> Sampler<N> {
     }
 
     /// The windows; the last may be shorter.
-    pub fn finish(self) -> Vec<Window<N>> {
+    pub fn finish(mut self) -> Vec<Window<N>> {
+        self.close();
         self.windows
     }
 }
