@@ -346,6 +346,12 @@ def test_command(capsys, tmp_path, monkeypatch):
     hashed = str(CAPTURES / "ftrace-hashed.txt.gz")
     code, out, _ = run(capsys, "replay", hashed, "--closed-world", "--unit-size", "1M", "--json")
     assert json.loads(out)["nr_predicted"] > 1200
+    code, out, _ = run(capsys, "replay", str(TRACE), "--follow", "--stream", "--json")
+    streamed = json.loads(out)
+    assert len(streamed.pop("live")) == len(report.pop("live"))
+    assert streamed == {name: value for name, value in report.items() if name != "timeline"}
+    code, _, err = run(capsys, "replay", hashed, "--closed-world", "--stream")
+    assert (code, err.count("\n")) == (1, 1)
     with (CAPTURES / "bpftrace.txt.gz").open("rb") as file:
         monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": file})())
         code, out, _ = run(capsys, "replay", "-", "--follow", "--json")

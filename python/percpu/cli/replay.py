@@ -12,7 +12,8 @@ from typing import Any
 import percpu
 from percpu.cli.arguments import Verbs, byte_size
 from percpu.cli.show import save_picture, show
-from percpu.errors import TraceError
+from percpu.cli.source import add_source, blocks
+from percpu.errors import InvalidRequest
 from percpu.replay import Progress
 
 _LIVE_ROWS = 12
@@ -22,7 +23,7 @@ def add(verbs: Verbs) -> None:
     """Add the verb."""
     text = "replay a recording: predict every placement from its start state, or follow it without one"
     parser = verbs.add("replay", run, text)
-    parser.add_argument("trace", help="ftrace, perf, bpftrace or column form; - for standard input")
+    add_source(parser)
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--state", metavar="FILE", help="state file at the start of the trace: predict")
     how.add_argument("--follow", action="store_true", help="no state: check, and learn what was there before")
@@ -33,6 +34,9 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--stats-end", metavar="FILE", help="percpu_stats from right after it (with --follow)")
     parser.add_argument("--unit-size", type=byte_size, metavar="BYTES", help="one CPU's share of a chunk, as 1M")
     parser.add_argument("--end-state", metavar="FILE", help="state file at its end, to be compared whole")
+    parser.add_argument(
+        "--stream", action="store_true", help="with --follow: read in blocks, for traces larger than memory"
+    )
     parser.add_argument("--at", type=int, metavar="EVENT", help="with --follow: live areas after so many events")
     parser.add_argument("--plot", metavar="FILE", help="draw the timeline")
     parser.add_argument(
@@ -44,52 +48,36 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    trace = _read(arguments.trace)
+    if arguments.stream:
+        if not arguments.follow:
+            raise InvalidRequest("--stream goes with --follow only: the others look ahead", parameter="stream")
+        return _follow(arguments, blocks(arguments, arguments.trace, "replaying"), None)
+    trace = percpu.read_trace(arguments.trace, strict=not arguments.lenient, max_events=arguments.max_events)
     with _bar(len(trace)) as progress:
         if arguments.follow:
             return _follow(arguments, trace, progress)
         return _predict(arguments, trace, progress)
 
 
-def _read(path: str) -> percpu.Trace:
-    """Read a trace; what is wrong in it is named with its file."""
-    if path == "-":
-        import tempfile
-
-        # The reader wants to look back at the first bytes.
-        with tempfile.NamedTemporaryFile(suffix=".trace") as file:
-            while data := sys.stdin.buffer.read(1 << 20):
-                file.write(data)
-            file.flush()
-            return _named("standard input", file.name)
-    return _named(path, path)
-
-
-def _named(name: str, path: str) -> percpu.Trace:
-    try:
-        return percpu.read_trace(path)
-    except TraceError as error:
-        text = str(error)
-        if path != name:
-            text = text.removeprefix(f"{path}: ")
-        named = text if text.startswith(name) else f"{name}: {text}"
-        raise TraceError(named, line=error.line, text=error.text) from None
-
-
 @contextmanager
 def _bar(total: int) -> Iterator[Progress | None]:
-    """Show progress on a terminal's standard error: with tqdm where it is installed, else as a share."""
+    """Show how many events were replayed, on standard error and only where that is a terminal."""
     if not sys.stderr.isatty() or total < 100_000:
         yield None
         return
     try:
-        from tqdm import tqdm
+        from rich import progress
+        from rich.console import Console
     except ImportError:
-        yield lambda events: print(f"\r{100 * events // total:3d} % of {total:,} events ", end="", file=sys.stderr)
+        yield lambda events: print(
+            f"\rreplaying: {100 * events // total} % of {total:,} events ", end="", file=sys.stderr
+        )
         print(file=sys.stderr)
         return
-    with tqdm(total=total, unit=" events", unit_scale=True, leave=False, file=sys.stderr) as bar:
-        yield lambda events: bar.update(events - bar.n)
+    columns = (progress.TextColumn("replaying"), progress.BarColumn(), progress.TaskProgressColumn())
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replaying", total=total)
+        yield lambda events: bar.update(task, completed=events)
 
 
 def _predict(arguments: argparse.Namespace, trace: percpu.Trace, progress: Progress | None) -> int:
@@ -124,7 +112,9 @@ def _predict(arguments: argparse.Namespace, trace: percpu.Trace, progress: Progr
     return 1 if result.nr_diverged or not report.get("end_state_equal", True) else 0
 
 
-def _follow(arguments: argparse.Namespace, trace: percpu.Trace, progress: Progress | None) -> int:
+def _follow(
+    arguments: argparse.Namespace, trace: percpu.Trace | Iterator[percpu.Trace], progress: Progress | None
+) -> int:
     result = percpu.replay(
         trace,
         mode="follow",
