@@ -168,7 +168,10 @@ follow:
 # The tables of 2017 on the models, into docs/published-comparison.md.
 PUBLISHED ?= docs/published-comparison.md
 published: build
-	$(PY) -m percpu.published --recordings $(RECORDINGS) $(if $(PUBLISHED),--write $(PUBLISHED))
+	@mkdir -p build
+	$(EXAMPLE) bitmap_work -- $(RECORDINGS) > build/block-work.md
+	$(PY) -m percpu.published --recordings $(RECORDINGS) --place 'block work=build/block-work.md' \
+	  $(if $(PUBLISHED),--write $(PUBLISHED))
 
 bench: build
 	$(PY) benches/bench.py

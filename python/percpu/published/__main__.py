@@ -28,8 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", type=int, default=1 << 16, help="for the study of block sizes (default: 2^16)")
     parser.add_argument("--recordings", type=Path, help="directory of recorded runs (default: the packaged ones only)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="fill the marked places of this document")
+    parser.add_argument("--place", action="append", default=[], metavar="NAME=FILE", help="also fill place NAME")
     options = parser.parse_args(argv)
     texts = sections(options.objects, options.contrived, options.recordings, options.study)
+    for name, _, file in (place.partition("=") for place in options.place):
+        texts[name] = Path(file).read_text().rstrip()
     for name, text in texts.items():
         print(f"\n## {name}\n\n{text}")
     if options.write is not None:

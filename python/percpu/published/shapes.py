@@ -12,9 +12,9 @@ from percpu.results import Result
 
 # Counters that explain time, per engine: those of other work are 0 there or move in step with one of these.
 EXPLAINS = {
-    "areamap": ("entries_moved", "entries_scanned", "chunks_visited", "pages_populated"),
-    "rfc-v1": ("words_read", "blocks_visited", "chunks_visited", "pages_populated"),
-    "linux-4.14": ("words_read", "blocks_visited", "chunks_visited", "pages_populated"),
+    "areamap": ("entries_moved", "chunks_visited", "cleared_bytes", "pages_populated"),
+    "rfc-v1": ("words_read", "blocks_visited", "cleared_bytes", "pages_populated"),
+    "linux-4.14": ("words_read", "blocks_visited", "cleared_bytes", "pages_populated"),
 }
 # The bitmap's work: words of maps read, block records looked at.
 _BITMAP_WORK = ("words_read", "blocks_visited")

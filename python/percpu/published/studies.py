@@ -79,6 +79,7 @@ def over_workloads(
 
     Examples
     --------
+    >>> from percpu.published.runs import machine
     >>> r = over_workloads({"a": objects(1000)}, {"linux-4.14": lambda: machine("linux-4.14")}, "engine")
     >>> r.row(0)["nr_alloc"], r.row(0)["nr_free"]
     (1000, 1000)
@@ -120,6 +121,7 @@ def metadata_bytes(allocator: Allocator) -> int:
 
     Examples
     --------
+    >>> from percpu.published.runs import machine
     >>> metadata_bytes(machine("areamap"))
     512
     """
@@ -155,6 +157,7 @@ def metadata_per_object(n: int, sizes: Iterable[int], allocators: Mapping[str, A
 
     Examples
     --------
+    >>> from percpu.published.runs import machine
     >>> r = metadata_per_object(50_000, [64], {"linux-4.14": lambda: machine("linux-4.14")})
     >>> round(float(r.per_object[0]), 1)
     4.9
