@@ -3,11 +3,12 @@
 Start with `Allocator`; see `docs/design.md` for the model and `docs/fidelity.md` for what was proven.
 """
 
-from percpu import workloads
+from percpu import distributions, engines, workloads
 from percpu._core import NULL, __version__
 from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
 from percpu.answers.cost import cost
 from percpu.answers.explain import Explained, Explanation, explain
+from percpu.compare import Comparison, compare
 from percpu.errors import (
     AllocError,
     CaptureError,
@@ -29,6 +30,8 @@ from percpu.results import Result
 from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
 from percpu.summary import TraceSummary
 from percpu.trace import Trace, iter_trace, read_trace
+from percpu.sweep import Sweep, sweep
+from percpu.trace import Trace, read_trace
 
 __all__ = [
     "NULL",
@@ -42,6 +45,7 @@ __all__ = [
     "Chunks",
     "Explained",
     "Explanation",
+    "Comparison",
     "FirstChunkLayout",
     "Follow",
     "Group",
@@ -58,6 +62,7 @@ __all__ = [
     "Result",
     "StaleChunk",
     "StateError",
+    "Sweep",
     "Topology",
     "Trace",
     "TraceError",
@@ -69,10 +74,14 @@ __all__ = [
     "iter_trace",
     "cost",
     "explain",
+    "compare",
+    "distributions",
+    "engines",
     "kernels",
     "read_percpu_stats",
     "read_trace",
     "record",
     "replay",
+    "sweep",
     "workloads",
 ]

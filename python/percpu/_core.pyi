@@ -1,6 +1,7 @@
 """The extension module. Public API, docstrings and argument checks are in the .py files of the package."""
 
 from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, Final, final
 
@@ -19,8 +20,10 @@ __all__ = [
     "FirstChunkLayout",
     "Follow",
     "PercpuStats",
+    "Judge",
     "Replay",
     "Rerun",
+    "Source",
     "Steps",
     "Trace",
     "Workload",
@@ -34,6 +37,7 @@ __all__ = [
     "fit_workload",
     "follow",
     "follow_blocks",
+    "check_changes",
     "kernels",
     "parse_boot_log",
     "procedures",
@@ -42,9 +46,11 @@ __all__ = [
     "replay",
     "rerun",
     "rerun_blocks",
+    "rerun_engine",
     "rules",
     "run_workload",
     "workload_of_trace",
+    "sweep_points",
 ]
 __version__: Final[str]
 # Pointer of no area.
@@ -143,6 +149,66 @@ def workload_of_trace(trace: Trace) -> Workload: ...
 
 # Runs a workload, and leaves the allocator at its end; unchanged if it raises.
 def run_workload(workload: Workload, allocator: Allocator, places: bool, split: bool) -> WorkloadRun: ...
+
+# Raises InvalidRequest if requests cannot be changed like this.
+def check_changes(align: int | None, min_align: int | None, size_multiple: int | None, atomic: bool | None) -> None: ...
+
+# Runs points on threads, 0 = one for each core. A point is (index, source, subject, changes): the subject an Allocator,
+# which is not changed, or (engine in Python, unit_size, nr_units, page_size); changes as of check_changes. done gets
+# (index, row, None, None) or (index, None, text, exception or None), as results come. Points are taken, and done is
+# called, on the caller's thread. Columns of a row: nr_steps, alloc_ns and free_ns (with timing), counts, peak_* and
+# end_*; phases: a list of rows (with phases), samples: one every so many steps.
+def sweep_points(
+    points: Iterable[tuple[Any, ...]],
+    done: Callable[[int, dict[str, Any] | None, str | None, BaseException | None], None],
+    threads: int,
+    timing: bool,
+    phases: bool,
+    sample_every: int,
+) -> None: ...
+
+# Makes the steps of a trace with (engine in Python, unit_size, nr_units, page_size). Returns event uint32, reason
+# uint8, chunk uint32, off_bytes uint64 of each request, and the row of sweep_points. Raises what the engine raises, and
+# VerifyError.
+def rerun_engine(
+    source: Source, engine: tuple[Any, int, int, int], sample_every: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]: ...
+
+# Steps over object numbers.
+@final
+class Source:
+    @staticmethod
+    def of_trace(trace: Trace) -> Source: ...
+    @staticmethod
+    def of_workload(workload: Workload) -> Source: ...
+    # What columns() returned; raises InvalidRequest if they are no such steps.
+    @staticmethod
+    def from_columns(
+        op: NDArray[np.uint8],
+        id: NDArray[np.uint32],
+        size: NDArray[np.uint32],
+        align: NDArray[np.uint32],
+        phases: list[str],
+        unseen_frees: int,
+    ) -> Source: ...
+    # op uint8 (0 alloc, 1 free, 2 phase, 3 balance; 4 atomic, 8 reserved), id (object or phase), size, align uint32;
+    # None for a workload, which stores none.
+    def columns(self) -> dict[str, NDArray[Any]] | None: ...
+    # Of each step the event that it comes from; empty if it is not of a trace.
+    def events(self) -> NDArray[np.uint32]: ...
+    # nr_steps (None for a workload), nr_free_unseen, nr_free_lost, phases.
+    def info(self) -> dict[str, Any]: ...
+
+# Whether what an engine answers is legal.
+@final
+class Judge:
+    def __new__(cls, unit_size: int, nr_units: int, page_size: int) -> Judge: ...
+    # The text of the objection, or None.
+    def take(self, offset: int, size: int, align: int) -> str | None: ...
+    # False if no live area starts there.
+    def give_back(self, offset: int) -> bool: ...
+    # Live areas, their bytes, populated bytes of one unit, chunks.
+    def held(self) -> tuple[int, int, int, int]: ...
 
 @final
 class FirstChunkLayout:

@@ -67,6 +67,8 @@ class Result:
         The columns that are parameters; `to_xarray` makes them dimensions.
     attrs : mapping, optional
         Facts about the whole: seed, versions, machine.
+    units : mapping of str to str, optional
+        Units of columns whose names do not tell them.
 
     Examples
     --------
@@ -85,6 +87,7 @@ class Result:
         categories: Mapping[str, Any] | None = None,
         dims: Any = (),
         attrs: Mapping[str, Any] | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         self._columns: dict[str, np.ndarray] = {}
         for name, values in columns.items():
@@ -100,6 +103,7 @@ class Result:
         self._categories = {name: tuple(names) for name, names in (categories or {}).items()}
         self.dims = tuple(dims)
         self.attrs = dict(attrs or {})
+        self._units = dict(units or {})
 
     # -- columns ---------------------------------------------------------------------
 
@@ -146,7 +150,9 @@ class Result:
     @classmethod
     def _from_parts(cls, columns: Any, mask: Any, like: Result) -> Result:
         new = cls.__new__(cls)
-        Result.__init__(new, columns, mask=mask, categories=like._categories, dims=like.dims, attrs=like.attrs)
+        Result.__init__(
+            new, columns, mask=mask, categories=like._categories, dims=like.dims, attrs=like.attrs, units=like._units
+        )
         return new
 
     def __getattr__(self, name: str) -> np.ndarray:
@@ -174,7 +180,8 @@ class Result:
         return f"{type(self).__name__}({n} row{'' if n == 1 else 's'}: {', '.join(self)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), dict(self._columns), self._mask, self._categories, self.dims, self.attrs)
+        columns = dict(self._columns)
+        return _rebuild, (type(self), columns, self._mask, self._categories, self.dims, self.attrs, self._units)
 
     # -- rows ------------------------------------------------------------------------
 
@@ -226,6 +233,55 @@ class Result:
         iterator of dict
         """
         return (self.row(i) for i in range(len(self)))
+
+    def unit(self, name: str) -> str:
+        """Unit of a column.
+
+        Parameters
+        ----------
+        name : str
+            A column's name.
+
+        Returns
+        -------
+        str
+            As `unit_of`, unless the result says otherwise.
+        """
+        return self._units.get(name, unit_of(name))
+
+    def digest(self) -> str:
+        """Hash of what is the same in every run: all columns but times.
+
+        Columns whose names end in ``_ns`` or ``_seconds`` are left out, and what stands where a value is missing.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits, equal on every machine.
+
+        Examples
+        --------
+        >>> a, b = Result({"n": [1, 2], "run_ns": [5, 6]}), Result({"n": [1, 2], "run_ns": [7, 8]})
+        >>> a.digest() == b.digest()
+        True
+        """
+        import hashlib
+
+        digest = hashlib.sha256()
+        for name in self:
+            if not name.endswith(("_ns", "_seconds")):
+                digest.update(f"\0{name}\0{self._bytes(name)!r}".encode())
+        return digest.hexdigest()
+
+    def _bytes(self, name: str) -> bytes:
+        """A column's values as bytes that depend on neither machine nor mask."""
+        array, mask = self._columns[name], self.missing(name)
+        if name in self._categories:
+            array = np.array(self._categories[name], dtype=object)[array]
+        if array.dtype.kind in "iufb":
+            kept = np.where(mask, np.zeros(1, dtype=array.dtype), array)
+            return kept.astype(kept.dtype.newbyteorder("<")).tobytes() + mask.tobytes()
+        return repr([None if gap else str(value) for gap, value in zip(mask, array, strict=True)]).encode()
 
     # -- other libraries -------------------------------------------------------------
 
@@ -297,7 +353,7 @@ class Result:
         xr = _import("xarray", "analysis")
         if not self.dims:
             variables = {
-                name: ("row", self._plain(name), {"units": unit_of(name)}) for name in self if name not in self.dims
+                name: ("row", self._plain(name), {"units": self.unit(name)}) for name in self if name not in self.dims
             }
             return xr.Dataset(variables, coords={"row": np.arange(len(self))}, attrs=self.attrs)
         axes, places = [], []
@@ -318,8 +374,8 @@ class Result:
             cube[tuple(places)] = values
             if values.dtype.kind in "iub" and not np.isnan(cube).any():
                 cube = cube.astype(values.dtype) if values.dtype.kind == "b" else _exact(shape, places, values)
-            variables[name] = (self.dims, cube, {"units": unit_of(name)})
-        coords = {dim: (dim, axis, {"units": unit_of(dim)}) for dim, axis in zip(self.dims, axes, strict=True)}
+            variables[name] = (self.dims, cube, {"units": self.unit(name)})
+        coords = {dim: (dim, axis, {"units": self.unit(dim)}) for dim, axis in zip(self.dims, axes, strict=True)}
         return xr.Dataset(variables, coords=coords, attrs=self.attrs)
 
     def _plain(self, name: str) -> np.ndarray:
@@ -359,7 +415,9 @@ def _exact(shape: tuple[int, ...], places: list[np.ndarray], values: np.ndarray)
     return cube
 
 
-def _rebuild(cls: type[Result], columns: Any, mask: Any, categories: Any, dims: Any, attrs: Any) -> Result:
+def _rebuild(
+    cls: type[Result], columns: Any, mask: Any, categories: Any, dims: Any, attrs: Any, units: Any = None
+) -> Result:
     new = cls.__new__(cls)
-    Result.__init__(new, columns, mask=mask, categories=categories, dims=dims, attrs=attrs)
+    Result.__init__(new, columns, mask=mask, categories=categories, dims=dims, attrs=attrs, units=units)
     return new

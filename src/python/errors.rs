@@ -102,6 +102,11 @@ pub fn verify_error(py: Python<'_>, violation: &Violation) -> PyErr {
     exception("VerifyError", &violation.to_string(), [("invariant", violation.invariant)].into_py_dict(py))
 }
 
+/// An engine in Python that did what no allocator may do.
+pub fn illegal_answer(py: Python<'_>, text: &str) -> PyErr {
+    exception("VerifyError", text, [("invariant", "legal-answer")].into_py_dict(py))
+}
+
 /// A field that a generation does not keep.
 pub fn not_kept(py: Python<'_>, engine: Generation, field: &str) -> PyErr {
     let message = format!("engine {engine} keeps no {field}");

@@ -11,13 +11,16 @@
 //! into slices, between which a Ctrl-C is noticed.
 
 mod allocator;
+mod compare;
 mod convert;
+mod engine;
 mod errors;
 mod explain;
 mod follow;
 mod layout;
 mod replay;
 mod stats;
+mod sweep;
 mod trace;
 mod trace_io;
 mod workload;
@@ -35,12 +38,16 @@ mod _core {
     use super::explain::find_messages;
     #[pymodule_export]
     use super::follow::{follow, follow_blocks, Follow};
+    use super::compare::Source;
+    #[pymodule_export]
+    use super::engine::PyJudge;
     #[pymodule_export]
     use super::layout::{parse_boot_log, FirstChunkLayout};
     #[pymodule_export]
     use super::replay::{closed_world, replay, rerun, rerun_blocks, Replay, Rerun};
     #[pymodule_export]
     use super::stats::{read_percpu_stats, PercpuStats};
+    use super::sweep::{check_changes, rerun_engine, sweep_points};
     #[pymodule_export]
     use super::trace::Trace;
     #[pymodule_export]

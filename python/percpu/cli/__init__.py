@@ -27,6 +27,8 @@ from percpu.cli import (
     summary,
     verify,
 )
+from percpu.cli import chunks, demo, kernels, layout, record, replay, stats, verify
+from percpu.cli import chunks, compare, demo, kernels, layout, replay, stats, sweep, verify
 from percpu.cli.arguments import Verbs
 from percpu.errors import PercpuError
 
@@ -39,6 +41,8 @@ VERBS = (
     replay,
     summary,
     convert,
+    compare,
+    sweep,
     stats,
     explain,
     cost,

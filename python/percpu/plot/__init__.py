@@ -1,6 +1,8 @@
 """Figures from result types. Matplotlib is imported by the functions, and each returns the Axes."""
 
 from percpu.plot.chunk import plot_chunk
+from percpu.plot.compare import plot_comparison
+from percpu.plot.sweep import plot_sweep
 from percpu.plot.timeline import plot_timeline
 
-__all__ = ["plot_chunk", "plot_timeline"]
+__all__ = ["plot_chunk", "plot_comparison", "plot_sweep", "plot_timeline"]

@@ -1,0 +1,96 @@
+"""Engines side by side: a panel a figure, a bar an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from percpu.plot import _style
+
+__all__ = ["plot_comparison"]
+
+_DEFAULT = (
+    "peak_memory_bytes",
+    "end_memory_bytes",
+    "nr_max_chunks",
+    "peak_metadata_per_object_bytes",
+    "end_fragmentation",
+)
+_TITLES = {
+    "peak_memory_bytes": "memory at the peak",
+    "end_memory_bytes": "memory at the end",
+    "nr_max_chunks": "most chunks",
+    "peak_metadata_per_object_bytes": "metadata per object",
+    "end_fragmentation": "free share at the end",
+    "alloc_ns": "time of requests",
+    "free_ns": "time of frees",
+}
+
+
+def plot_comparison(comparison: Any, columns: Sequence[str] | None = None, ax: Any = None) -> Any:
+    """Draw figures of a comparison, each in a panel of its own with its own scale from 0.
+
+    Parameters
+    ----------
+    comparison : Comparison or Result
+        The first column names the rows.
+    columns : sequence of str, optional
+        Which figures; memory, chunks and metadata by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; it is divided. A new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The first panel.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    """
+    plt = _style.pyplot()
+    names = [str(name) for name in np.asarray(comparison[next(iter(comparison))])]
+    shown = [name for name in _DEFAULT if name in comparison] if columns is None else list(columns)
+    if ax is None:
+        size = (2.2 + 2.3 * len(shown), 0.9 + 0.36 * len(names))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    ax.axis("off")
+    width = 1 / max(len(shown), 1)
+    panels = []
+    for place, column in enumerate(shown):
+        panel = ax.inset_axes((place * width + 0.01, 0.0, width - 0.03, 0.9))
+        values = np.where(comparison.missing(column), np.nan, np.asarray(comparison[column], dtype=float))
+        rows = np.arange(len(names))
+        panel.barh(rows, np.nan_to_num(values), color=_style.AREA_B, height=0.62)
+        top = float(np.nanmax(values, initial=0.0)) or 1.0
+        for row, value in zip(rows, values, strict=True):
+            text = "–" if np.isnan(value) else _text(column, value)
+            panel.text(
+                max(np.nan_to_num(value), 0) + top * 0.03, row, text, va="center", fontsize=8.5, color=_style.TEXT
+            )
+        panel.set_xlim(0, top * 1.55)
+        panel.set_xticks([])
+        panel.set_yticks(rows, names if place == 0 else [""] * len(names))
+        panel.invert_yaxis()
+        panel.set_title(_TITLES.get(column, column.replace("_", " ")), fontsize=9.5, color=_style.TEXT, loc="left")
+        panel.tick_params(length=0, colors=_style.TEXT, labelsize=9.5)
+        for side in ("top", "right", "bottom"):
+            panel.spines[side].set_visible(False)
+        panel.spines["left"].set_color(_style.GRID)
+        panels.append(panel)
+    return panels[0] if panels else ax
+
+
+def _text(column: str, value: float) -> str:
+    if column.endswith("_per_object_bytes"):
+        return f"{value:.3g} B"
+    if column.endswith("_bytes"):
+        return _style.human_bytes(value)
+    if column.endswith("_ns"):
+        return f"{value / 1e6:.3g} ms"
+    if column.endswith("fragmentation"):
+        return f"{value:.1%}"
+    return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
