@@ -75,6 +75,7 @@ __all__ = [
     "cost",
     "explain",
     "compare",
+    "compare_stats",
     "distributions",
     "engines",
     "kernels",

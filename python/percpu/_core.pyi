@@ -21,6 +21,7 @@ __all__ = [
     "Follow",
     "PercpuStats",
     "Judge",
+    "PercpuStats",
     "Replay",
     "Rerun",
     "Source",
@@ -38,6 +39,7 @@ __all__ = [
     "follow",
     "follow_blocks",
     "check_changes",
+    "fit_workload",
     "kernels",
     "parse_boot_log",
     "procedures",
@@ -49,8 +51,8 @@ __all__ = [
     "rerun_engine",
     "rules",
     "run_workload",
-    "workload_of_trace",
     "sweep_points",
+    "workload_of_trace",
 ]
 __version__: Final[str]
 # Pointer of no area.
@@ -157,7 +159,7 @@ def check_changes(align: int | None, min_align: int | None, size_multiple: int |
 # which is not changed, or (engine in Python, unit_size, nr_units, page_size); changes as of check_changes. done gets
 # (index, row, None, None) or (index, None, text, exception or None), as results come. Points are taken, and done is
 # called, on the caller's thread. Columns of a row: nr_steps, alloc_ns and free_ns (with timing), counts, peak_* and
-# end_*; phases: a list of rows (with phases), samples: one every so many steps.
+# end_*; cost_* (costs: "off", "totals" or "full"); phases: a list of rows (with phases), samples: one every so many steps.
 def sweep_points(
     points: Iterable[tuple[Any, ...]],
     done: Callable[[int, dict[str, Any] | None, str | None, BaseException | None], None],
@@ -165,6 +167,7 @@ def sweep_points(
     timing: bool,
     phases: bool,
     sample_every: int,
+    costs: str,
 ) -> None: ...
 
 # Makes the steps of a trace with (engine in Python, unit_size, nr_units, page_size). Returns event uint32, reason

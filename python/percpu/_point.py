@@ -260,6 +260,7 @@ def run_points(
     threads: int,
     timing: bool,
     phases: bool,
+    costs: str = "totals",
     sample_every: int = 0,
 ) -> None:
     """Run points; ``told(index, row, exception)`` gets each result as it comes, in any order.
@@ -297,4 +298,4 @@ def run_points(
             return
         told(index, {"status": "ok", "error": None, **row, **more}, None)
 
-    _core.sweep_points(parts(), done, threads, timing, phases, sample_every)
+    _core.sweep_points(parts(), done, threads, timing, phases, sample_every, costs)

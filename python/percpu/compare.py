@@ -9,7 +9,7 @@ import numpy as np
 
 import percpu
 from percpu import _core
-from percpu._checks import engine_release, integer
+from percpu._checks import choice, engine_release, integer
 from percpu._plan import _plain, unit_of_parameter
 from percpu._point import (
     Point,
@@ -27,6 +27,8 @@ from percpu.trace import Trace
 from percpu.workloads import Workload
 
 __all__ = ["Comparison", "compare"]
+
+COSTS = ("totals", "full", "off")
 
 
 class Comparison(Result):
@@ -49,6 +51,7 @@ class Comparison(Result):
     ``nr_free``, ``nr_free_of_failed``     frees made, and skipped because the request had failed
     ``requested_bytes``                    of all requests served
     ``nr_chunks_created``                  chunks made on the way
+    ``cost_...``                           exact counts of the work done: docs/design.md, section 6
     ``nr_max_chunks``                      most chunks at any time
     ``max_memory_bytes``                   most populated bytes at any time, times units
     ``peak_``, ``end_nr_objects``          live objects
@@ -127,6 +130,7 @@ def compare(
     request: Mapping[str, Any] | None = None,
     policy: Mapping[str, Any] | None = None,
     timing: bool = True,
+    costs: str = "totals",
     sample_every: int = 0,
 ) -> Comparison:
     """Make the same requests and frees on several engines, one after the other.
@@ -155,6 +159,9 @@ def compare(
         When the balance worker runs: ``balance`` or ``every``, as for `Allocator`.
     timing : bool, optional
         Measure times. Everything else is the same on every machine and in every run.
+    costs : {"totals", "full", "off"}, optional
+        Which counts of work: all that need no work of their own, all of them (slower: ``cost_cache_lines`` and
+        ``cost_chunks_rejected_with_fit`` come in), or none.
     sample_every : int, optional
         Steps between two samples of the timeline; 0 for none.
 
@@ -215,7 +222,7 @@ def compare(
     points = enumerate(Point(**{dim: one}, **fixed) for one in who)
     every = integer("sample_every", sample_every, 0, 1 << 62)
     # One after the other, so that times mean something.
-    run_points(source, points, told, threads=1, timing=bool(timing), phases=True, sample_every=every)
+    run_points(source, points, told, threads=1, timing=bool(timing), phases=True, costs=choice("costs", costs, COSTS), sample_every=every)
     attrs = {
         "percpu_version": percpu.__version__,
         "source": source.text,

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from percpu._checkpoint import Checkpoint
-from percpu._checks import integer
+from percpu._checks import choice, integer
 from percpu._plan import Plan, _plain, make_plan, unit_of_parameter
 from percpu._point import Point, Row, Source, geometry_settings, policy_settings, request_settings, run_points
 from percpu._progress import Progress
 from percpu._table import columns_of
+from percpu.compare import COSTS
 from percpu.errors import InvalidRequest
 from percpu.results import Result, _import
 from percpu.trace import Trace
@@ -171,6 +172,7 @@ def sweep(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | Callable[..., Any] = False,
     timing: bool = False,
+    costs: str = "totals",
     phases: bool = False,
 ) -> Sweep:
     """Make the same requests and frees at every point of an experiment.
@@ -215,6 +217,8 @@ def sweep(
         Show progress, rate and remaining time; or a function of ``(done, total, rate, remaining_seconds)``.
     timing : bool, optional
         Add ``alloc_ns`` and ``free_ns``. Points that run at once slow each other down.
+    costs : {"totals", "full", "off"}, optional
+        Which counts of work, as in `compare`.
     phases : bool, optional
         Add the figures of each phase of the workload.
 
@@ -259,7 +263,8 @@ def sweep(
     }
     fixed = {f"{group}.{name}": value for group, given in groups.items() for name, value in given.items()}
     fixed.update({name: value for name, value in (("engine", engine), ("kernel", kernel)) if value is not None})
-    options = {**{name: _plain(value) for name, value in fixed.items()}, "timing": bool(timing), "phases": bool(phases)}
+    how = {"timing": bool(timing), "phases": bool(phases), "costs": choice("costs", costs, COSTS)}
+    options = {**{name: _plain(value) for name, value in fixed.items()}, **how}
     plan = make_plan(
         source,
         parameters,
@@ -268,7 +273,6 @@ def sweep(
         seed=integer("seed", seed),
         options=options,
     )
-    how = {"timing": bool(timing), "phases": bool(phases)}
     store = nullcontext() if checkpoint is None else Checkpoint(checkpoint, plan.definition, plan.hash, plan.parameters)
     with store as kept:
         rows: dict[int, Row] = kept.load() if kept is not None else {}
@@ -306,7 +310,7 @@ def _flat(row: Row) -> Row:
     return row
 
 
-def _run_one(source: Source, index: int, point: Point, how: dict[str, bool]) -> Row:
+def _run_one(source: Source, index: int, point: Point, how: dict[str, Any]) -> Row:
     """Run one point in a worker."""
     found: list[Row] = []
     run_points(source, [(index, point)], lambda _, row, error: found.append(row), threads=1, **how)
@@ -318,7 +322,7 @@ def _run_remote(
     source: Source,
     todo: Iterable[tuple[int, Point]],
     told: Callable[[int, Row], None],
-    how: dict[str, bool],
+    how: dict[str, Any],
 ) -> None:
     """Run points with an executor; the answers come in any order."""
     if not callable(getattr(executor, "submit", None)):
@@ -366,7 +370,7 @@ def _run_remote(
             future.cancel()
 
 
-def _submitter(executor: Any, source: Source) -> Callable[[int, Point, dict[str, bool], bool], Any]:
+def _submitter(executor: Any, source: Source) -> Callable[[int, Point, dict[str, Any], bool], Any]:
     """How to give a point to this executor, again if need be.
 
     A dask client gets the steps once, not with every point; but what a dead worker held may be gone.
@@ -374,7 +378,7 @@ def _submitter(executor: Any, source: Source) -> Callable[[int, Point, dict[str,
     if callable(getattr(executor, "scatter", None)):
         there = executor.scatter(source, broadcast=True, hash=False)
 
-        def submit(index: int, point: Point, how: dict[str, bool], again: bool) -> Any:
+        def submit(index: int, point: Point, how: dict[str, Any], again: bool) -> Any:
             return executor.submit(_run_one, source if again else there, index, point, how, pure=False)
 
         return submit

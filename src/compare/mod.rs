@@ -33,6 +33,7 @@ mod tests;
 use std::time::Instant;
 
 use crate::allocator::{Allocator, Placement, NULL};
+use crate::cost::Costs;
 use crate::error::ConfigError;
 use crate::request::{Outcome, Request, Sleep};
 use crate::units::Bytes;
@@ -71,6 +72,11 @@ pub trait Subject {
 
     /// Bytes of a page.
     fn page_size(&self) -> u64;
+
+    /// The work done so far; `None` where nothing is counted.
+    fn costs(&self) -> Option<Costs> {
+        None
+    }
 }
 
 impl Subject for Allocator {
@@ -108,6 +114,10 @@ impl Subject for Allocator {
 
     fn page_size(&self) -> u64 {
         self.engine().geometry().page_size().0
+    }
+
+    fn costs(&self) -> Option<Costs> {
+        self.engine().costs()
     }
 }
 
@@ -179,6 +189,8 @@ pub struct Counts {
     pub requested: u64,
     /// Chunks made.
     pub chunks_created: u64,
+    /// Work done, where it is counted.
+    pub costs: Option<Costs>,
     /// Nanoseconds of stretches of requests, the table of objects included.
     pub alloc_ns: u64,
     /// Nanoseconds of stretches of frees, the table of objects included.
@@ -265,7 +277,7 @@ pub fn run(
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Figures, Stopped> {
     let Some(known_peak) = known_peak(source, go_on) else { return Err(Stopped::Interrupted) };
-    let chunks_before = subject.chunks_created();
+    let begin = Begin { chunks: subject.chunks_created(), costs: subject.costs() };
     let mut run = Run {
         rewrite,
         subject,
@@ -290,7 +302,7 @@ pub fn run(
         }
         let broken = move |text| Stopped::Broken(index, text);
         if let (Step::Phase(number), true) = (step, options.phases) {
-            run.stop_clock(chunks_before);
+            run.stop_clock(&begin);
             if index > 0 {
                 let (ended, before) = phase.unwrap_or_default();
                 let name = phase.map_or_else(String::new, |_| source.phase_name(ended));
@@ -300,7 +312,7 @@ pub fn run(
         }
         if let (Step::Free { .. }, None, Some((_, look @ true))) = (step, known_peak, &mut peak_bytes) {
             *look = false;
-            run.stop_clock(chunks_before);
+            run.stop_clock(&begin);
             figures.peak = run.sight().map_err(broken)?;
         }
         let answer = run.step(step).map_err(broken)?;
@@ -317,15 +329,15 @@ pub fn run(
         }
         index += 1;
         if options.sample_every > 0 && index % options.sample_every == 0 {
-            run.stop_clock(chunks_before);
+            run.stop_clock(&begin);
             figures.samples.push((index, run.sight().map_err(broken)?));
         }
         if known_peak.is_some_and(|peak| peak.step == Some(index - 1)) {
-            run.stop_clock(chunks_before);
+            run.stop_clock(&begin);
             figures.peak = run.sight().map_err(broken)?;
         }
     }
-    run.stop_clock(chunks_before);
+    run.stop_clock(&begin);
     let broken = |text| Stopped::Broken(index, text);
     if let Some((ended, before)) = phase {
         figures.phases.push(run.phase(source.phase_name(ended), &before).map_err(broken)?);
@@ -363,6 +375,16 @@ enum Kind {
     Alloc,
     Free,
     Other,
+}
+
+/// What the subject had counted before the run.
+struct Begin {
+    chunks: u64,
+    costs: Option<Costs>,
+}
+
+fn difference(now: Option<Costs>, before: Option<Costs>) -> Option<Costs> {
+    Some(now? - before?)
 }
 
 struct Run<'a> {
@@ -446,9 +468,10 @@ impl Run<'_> {
     }
 
     /// What follows is not measured, and the counts are complete.
-    fn stop_clock(&mut self, chunks_before: u64) {
+    fn stop_clock(&mut self, begin: &Begin) {
         self.stretch(Kind::Other);
-        self.counts.chunks_created = self.subject.chunks_created() - chunks_before;
+        self.counts.chunks_created = self.subject.chunks_created() - begin.chunks;
+        self.counts.costs = difference(self.subject.costs(), begin.costs);
     }
 
     fn sight(&self) -> Result<Sight, String> {
@@ -471,6 +494,7 @@ impl Run<'_> {
             missing_frees: now.missing_frees - before.missing_frees,
             requested: now.requested - before.requested,
             chunks_created: now.chunks_created - before.chunks_created,
+            costs: difference(now.costs, before.costs.or(Some(Costs::ZERO))),
             alloc_ns: now.alloc_ns - before.alloc_ns,
             free_ns: now.free_ns - before.free_ns,
         };

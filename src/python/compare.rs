@@ -11,6 +11,7 @@ use super::trace::Trace;
 use super::workload::Workload;
 use crate::compare::source::Columns;
 use crate::compare::{self as core, Counts, Figures, Sight};
+use crate::cost::{Counting, TABLE};
 
 /// Steps over object numbers; never changed.
 #[pyclass(frozen, module = "percpu._core")]
@@ -77,8 +78,17 @@ fn set<'py>(d: &Bound<'py, PyDict>, prefix: &str, name: &str, value: impl IntoPy
     d.set_item(format!("{prefix}{name}"), value)
 }
 
-fn set_counts(d: &Bound<'_, PyDict>, counts: &Counts, timing: bool) -> PyResult<()> {
-    if timing {
+/// Which columns are wanted.
+#[derive(Clone, Copy)]
+pub struct Wanted {
+    /// Times.
+    pub timing: bool,
+    /// What is counted of the work.
+    pub costs: Counting,
+}
+
+fn set_counts(d: &Bound<'_, PyDict>, counts: &Counts, wanted: Wanted) -> PyResult<()> {
+    if wanted.timing {
         d.set_item("alloc_ns", counts.alloc_ns)?;
         d.set_item("free_ns", counts.free_ns)?;
     }
@@ -88,7 +98,14 @@ fn set_counts(d: &Bound<'_, PyDict>, counts: &Counts, timing: bool) -> PyResult<
     d.set_item("nr_free", counts.frees)?;
     d.set_item("nr_free_of_failed", counts.missing_frees)?;
     d.set_item("requested_bytes", counts.requested)?;
-    d.set_item("nr_chunks_created", counts.chunks_created)
+    d.set_item("nr_chunks_created", counts.chunks_created)?;
+    if let Some(costs) = counts.costs.filter(|_| wanted.costs != Counting::Off) {
+        let full = wanted.costs == Counting::Full;
+        for (about, value) in TABLE.iter().zip(costs.values()).filter(|(about, _)| full || !about.full_only) {
+            set(d, "cost_", about.name, value)?;
+        }
+    }
+    Ok(())
 }
 
 fn set_sight(d: &Bound<'_, PyDict>, prefix: &str, sight: &Sight, nr_cpus: u64) -> PyResult<()> {
@@ -106,11 +123,11 @@ fn set_sight(d: &Bound<'_, PyDict>, prefix: &str, sight: &Sight, nr_cpus: u64) -
 }
 
 /// Figures as a row: the names of the columns and their values, None where there is none.
-pub fn row<'py>(py: Python<'py>, figures: &Figures, timing: bool) -> PyResult<Bound<'py, PyDict>> {
+pub fn row<'py>(py: Python<'py>, figures: &Figures, wanted: Wanted) -> PyResult<Bound<'py, PyDict>> {
     let d = PyDict::new(py);
     let cpus = figures.nr_cpus;
     d.set_item("nr_steps", figures.steps)?;
-    set_counts(&d, &figures.counts, timing)?;
+    set_counts(&d, &figures.counts, wanted)?;
     d.set_item("nr_max_chunks", figures.max_chunks)?;
     // What boot populated is there from the beginning.
     let boot = (figures.end.held.populated.saturating_mul(cpus)).saturating_sub(figures.end.backing);
@@ -120,7 +137,7 @@ pub fn row<'py>(py: Python<'py>, figures: &Figures, timing: bool) -> PyResult<Bo
     let phases = figures.phases.iter().map(|phase| {
         let d = PyDict::new(py);
         d.set_item("phase", &phase.name)?;
-        set_counts(&d, &phase.counts, timing)?;
+        set_counts(&d, &phase.counts, wanted)?;
         set_sight(&d, "end_", &phase.end, cpus)?;
         Ok(d)
     });

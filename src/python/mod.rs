@@ -47,6 +47,7 @@ mod _core {
     use super::replay::{closed_world, replay, rerun, rerun_blocks, Replay, Rerun};
     #[pymodule_export]
     use super::stats::{read_percpu_stats, PercpuStats};
+    #[pymodule_export]
     use super::sweep::{check_changes, rerun_engine, sweep_points};
     #[pymodule_export]
     use super::trace::Trace;

@@ -9,10 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator};
 
 use super::allocator::{Allocator, Signals};
-use super::compare::{row, Source};
+use super::compare::{row, Source, Wanted};
 use super::engine::{self, PyEngine, Raised};
 use super::errors;
 use crate::compare::{self as core, Options, Rewrite, Stopped, Subject};
+use crate::cost::Counting;
 use crate::request::Outcome;
 use crate::sweep::{self, Point};
 
@@ -28,7 +29,7 @@ type Parts = (usize, Py<Source>, Py<PyAny>, Changes);
 struct Caller {
     points: Py<PyIterator>,
     done: Py<PyAny>,
-    timing: bool,
+    wanted: Wanted,
     signals: Signals,
     error: Option<PyErr>,
     /// What the engines in Python that are under way raised.
@@ -41,7 +42,7 @@ impl Caller {
         let (index, source, subject, changes): Parts = parts?.extract()?;
         let rewrite = rewrite_of(py, changes)?;
         let raised = Raised::default();
-        let subject = subject_of(py, subject.bind(py), &raised)?;
+        let subject = subject_of(py, subject.bind(py), &raised, self.wanted.costs)?;
         self.raised.insert(index, raised);
         Ok(Some(Point { index, source: source.get().inner.clone(), rewrite, subject }))
     }
@@ -66,9 +67,18 @@ pub fn check_changes(
 }
 
 /// An allocator in the state that it is in, or an engine in Python.
-fn subject_of(py: Python<'_>, object: &Bound<'_, PyAny>, raised: &Raised) -> PyResult<Box<dyn Subject + Send>> {
+fn subject_of(
+    py: Python<'_>,
+    object: &Bound<'_, PyAny>,
+    raised: &Raised,
+    costs: Counting,
+) -> PyResult<Box<dyn Subject + Send>> {
     if let Ok(allocator) = object.cast::<Allocator>() {
-        return Ok(Box::new(allocator.get().lock(py).clone()));
+        let mut core = allocator.get().lock(py).clone();
+        if let Some(meter) = core.engine_mut().meter_mut() {
+            meter.set_counting(costs);
+        }
+        return Ok(Box::new(core));
     }
     let (object, unit_size, nr_units, page_size): Foreign = object.extract()?;
     let judge = engine::judge(py, unit_size, nr_units, page_size)?;
@@ -89,7 +99,7 @@ impl sweep::Caller for Caller {
         let told = Python::attach(|py| -> PyResult<()> {
             let raised = raised.and_then(|raised| raised.lock().unwrap_or_else(PoisonError::into_inner).take());
             match outcome {
-                Ok(figures) => self.done.call1(py, (index, row(py, &figures, self.timing)?, py.None(), py.None()))?,
+                Ok(figures) => self.done.call1(py, (index, row(py, &figures, self.wanted)?, py.None(), py.None()))?,
                 Err(text) => self.done.call1(py, (index, py.None(), text, raised.map(|error| error.into_value(py))))?,
             };
             Ok(())
@@ -102,7 +112,16 @@ impl sweep::Caller for Caller {
     }
 }
 
+fn counting(costs: &str) -> Counting {
+    match costs {
+        "off" => Counting::Off,
+        "full" => Counting::Full,
+        _ => Counting::Totals,
+    }
+}
+
 #[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
 pub fn sweep_points(
     py: Python<'_>,
     points: &Bound<'_, PyAny>,
@@ -111,11 +130,13 @@ pub fn sweep_points(
     timing: bool,
     phases: bool,
     sample_every: u64,
+    costs: &str,
 ) -> PyResult<()> {
     let options = Options { timing, phases, sample_every, answers: false };
     let points = points.try_iter()?.unbind();
     let signals = Signals::default();
-    let mut caller = Caller { points, done, timing, signals, error: None, raised: HashMap::new() };
+    let wanted = Wanted { timing, costs: counting(costs) };
+    let mut caller = Caller { points, done, wanted, signals, error: None, raised: HashMap::new() };
     let result = py.detach(|| sweep::sweep(&mut caller, options, threads));
     if let Some(error) = caller.error.or(caller.signals.raised()) {
         return Err(error);
@@ -157,5 +178,5 @@ pub fn rerun_engine<'py>(
     d.set_item("reason", rows.iter().map(|(_, answer)| place(answer).2).collect::<Vec<_>>().into_pyarray(py))?;
     d.set_item("chunk", rows.iter().map(|(_, answer)| place(answer).0).collect::<Vec<_>>().into_pyarray(py))?;
     d.set_item("off_bytes", rows.iter().map(|(_, answer)| place(answer).1).collect::<Vec<_>>().into_pyarray(py))?;
-    Ok((d, row(py, &figures, false)?))
+    Ok((d, row(py, &figures, Wanted { timing: false, costs: Counting::Off })?))
 }

@@ -29,6 +29,7 @@ from percpu.cli import (
 )
 from percpu.cli import chunks, demo, kernels, layout, record, replay, stats, verify
 from percpu.cli import chunks, compare, demo, kernels, layout, replay, stats, sweep, verify
+from percpu.cli import chunks, compare, demo, kernels, layout, record, replay, stats, sweep, verify
 from percpu.cli.arguments import Verbs
 from percpu.errors import PercpuError
 

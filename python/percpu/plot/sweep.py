@@ -116,7 +116,8 @@ def _byte_ticks(axis: Any, low: float, high: float) -> None:
     from matplotlib.ticker import MultipleLocator
 
     step = 1.0
-    while (high - low) / step > 6:
+    # Where all values are equal, the axis is a tenth of them long.
+    while max(high - low, high / 8) / step > 6:
         step *= 2
     axis.set_major_locator(MultipleLocator(step))
     axis.set_major_formatter(lambda number, _: _style.human_bytes(number))
