@@ -45,6 +45,8 @@ endef
 .PHONY: help demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all follow
 .PHONY: bench-replay published
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
+.PHONY: help demo test check golden recordings boots bench fuzz stress notebooks docs test-all
+.PHONY: sweep-check build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -58,6 +60,7 @@ help:
 	@echo 'make published   the measurements of 2017 beside the models [PUBLISHED=FILE]'
 	@echo 'make follow      RECORDINGS=DIR   every trace below DIR without its start state, judged by it'
 	@echo 'make bench-replay [EVENTS=n]      replays: events a second, and a stream of n events with its peak memory'
+	@echo 'make sweep-check       a sweep of 200 points run in every way: the same bytes'
 	@echo 'make bench | fuzz SECONDS=n | notebooks | docs | readme | test-all | clean'
 
 # ---- environment and build -------------------------------------------------------------
@@ -77,7 +80,7 @@ $(VENV)/.deps-run: $(VENV)/.made pyproject.toml
 	@touch $@
 
 $(VENV)/.deps-dev: $(VENV)/.deps-run
-	$(PIP) $$($(EXTRAS) dev analysis docs)
+	$(PIP) $$($(EXTRAS) dev analysis dask docs)
 	@touch $@
 
 deps-dev: $(VENV)/.deps-dev
@@ -134,6 +137,8 @@ stubtest: build $(VENV)/.deps-dev
 ruff: $(VENV)/.deps-dev
 	$(BIN)/ruff check --quiet python tests $(wildcard benches)
 	$(BIN)/ruff format --quiet --check python tests $(wildcard benches)
+	$(BIN)/ruff check --quiet python tests/*.py tests/python docs/examples $(wildcard benches)
+	$(BIN)/ruff format --quiet --check python tests/*.py tests/python docs/examples $(wildcard benches)
 
 # The recorded data that is part of a clone, each as far as it is there.
 data:
@@ -201,6 +206,10 @@ stress: build $(VENV)/.deps-dev
 	done
 	PERCPU_EXAMPLES=3000 $(PY) -m pytest -q tests/python/test_stateful.py
 
+# The same bytes with 1 and 2 threads, on a cluster, after kill -9; the speed-up of 2 threads.
+sweep-check: build $(VENV)/.deps-dev
+	$(PY) tests/sweep_check.py
+
 notebooks: build $(VENV)/.deps-dev
 	$(PY) -m pytest -q --nbmake --nbmake-timeout=600 -p no:cacheprovider -W default notebooks
 
@@ -215,7 +224,7 @@ dist: $(VENV)/.deps-dev
 	build/clean/bin/python -m pip install --quiet build/dist/*.whl
 	cd build/clean && bin/percpu kernels && bin/python -c 'import percpu; percpu.Allocator(unit_size=1 << 20, nr_units=2).alloc(8)'
 
-test-all: test golden recordings notebooks docs dist fuzz
+test-all: test sweep-check golden recordings notebooks docs dist fuzz
 	$(if $(LAYOUTS),$(if $(CORPUS),@$(MAKE) --no-print-directory boots))
 
 clean:
