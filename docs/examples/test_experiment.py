@@ -7,6 +7,8 @@ The question here: *would blocks of half a page be a better choice than a page?*
 "tested 2KB blocks and they seemed to perform marginally worse". Worse in what?
 """
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 
@@ -50,7 +52,7 @@ def test_what_was_freed_can_be_had_again(allocator):
 def test_areas_are_disjoint_and_aligned(engine, ops):
     a = pc.Allocator(unit_size=64 << 10, nr_units=2, engine=engine)
     places = sorted((a.locate(ptr), align) for ptr, _, align in run_operations(a, ops))
-    for (area, _), (other, _) in zip(places, places[1:], strict=False):
+    for (area, _), (other, _) in pairwise(places):
         assert area.chunk != other.chunk or area.off_bytes + area.size_bytes <= other.off_bytes
     assert all(area.off_bytes % align == 0 for area, align in places)
     a.verify()

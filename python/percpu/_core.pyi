@@ -159,7 +159,8 @@ def check_changes(align: int | None, min_align: int | None, size_multiple: int |
 # which is not changed, or (engine in Python, unit_size, nr_units, page_size); changes as of check_changes. done gets
 # (index, row, None, None) or (index, None, text, exception or None), as results come. Points are taken, and done is
 # called, on the caller's thread. Columns of a row: nr_steps, alloc_ns and free_ns (with timing), counts, peak_* and
-# end_*; cost_* (costs: "off", "totals" or "full"); phases: a list of rows (with phases), samples: one every so many steps.
+# end_*; cost_* (costs: "off", "totals" or "full"); phases: a list of rows (with phases), samples: one every so many
+# steps.
 def sweep_points(
     points: Iterable[tuple[Any, ...]],
     done: Callable[[int, dict[str, Any] | None, str | None, BaseException | None], None],

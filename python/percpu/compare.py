@@ -76,6 +76,7 @@ class Comparison(Result):
 
     phases: Result
     timeline: Result
+    _facts: dict[str, Result]
 
     def __init__(self) -> None:
         raise TypeError("use compare(trace_or_workload)")
@@ -205,7 +206,7 @@ def compare(
     names = [_name_of(dim, one) for one in who]
     if len(set(names)) < len(names):
         raise InvalidRequest(f"{dim}s has an element twice: {', '.join(names)}", parameter=f"{dim}s")
-    fixed = {
+    fixed: dict[str, Any] = {
         "geometry": geometry_settings(geometry),
         "request": request_settings(request),
         "policy": policy_settings(policy),
@@ -222,7 +223,8 @@ def compare(
     points = enumerate(Point(**{dim: one}, **fixed) for one in who)
     every = integer("sample_every", sample_every, 0, 1 << 62)
     # One after the other, so that times mean something.
-    run_points(source, points, told, threads=1, timing=bool(timing), phases=True, costs=choice("costs", costs, COSTS), sample_every=every)
+    how: dict[str, Any] = {"timing": bool(timing), "phases": True, "costs": choice("costs", costs, COSTS), "sample_every": every}
+    run_points(source, points, told, threads=1, **how)
     attrs = {
         "percpu_version": percpu.__version__,
         "source": source.text,

@@ -48,6 +48,7 @@ class Sweep(Result):
     """
 
     _axes: dict[str, list[Any]]
+    _parameters: tuple[str, ...]
 
     def __init__(self) -> None:
         raise TypeError("use sweep(trace_or_workload, parameters)")
@@ -263,7 +264,7 @@ def sweep(
     }
     fixed = {f"{group}.{name}": value for group, given in groups.items() for name, value in given.items()}
     fixed.update({name: value for name, value in (("engine", engine), ("kernel", kernel)) if value is not None})
-    how = {"timing": bool(timing), "phases": bool(phases), "costs": choice("costs", costs, COSTS)}
+    how: dict[str, Any] = {"timing": bool(timing), "phases": bool(phases), "costs": choice("costs", costs, COSTS)}
     options = {**{name: _plain(value) for name, value in fixed.items()}, **how}
     plan = make_plan(
         source,

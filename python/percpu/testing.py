@@ -94,7 +94,9 @@ def allocator(request: pytest.FixtureRequest, engine: str) -> Iterator[percpu.Al
     for mark in request.node.iter_markers("percpu"):
         given.update(mark.kwargs)
         break
-    made = percpu.Allocator(**({} if {"kernel", "layout"} & set(given) else {"engine": engine}), **given)
+    if not {"kernel", "layout"} & set(given):
+        given["engine"] = engine
+    made = percpu.Allocator(**given)
     yield made
     made.verify()
 
