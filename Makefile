@@ -43,10 +43,8 @@ define fill
 endef
 
 .PHONY: help demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all follow
-.PHONY: bench-replay published
+.PHONY: bench-replay published sweep-check
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
-.PHONY: help demo test check golden recordings boots bench fuzz stress notebooks docs test-all
-.PHONY: sweep-check build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'

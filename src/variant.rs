@@ -424,6 +424,20 @@ impl Preset {
         PRESETS.iter().find(|preset| preset.release == release)
     }
 
+    /// The preset of the engine that a release had: the newest one that is not younger, before 4.13 that of the area
+    /// map; `None` before there were chunks.
+    pub fn of_number(release: (u32, u32, u32)) -> Option<&'static Preset> {
+        let number = |preset: &Preset| {
+            let mut numbers = preset.release.split('.').map(|number| number.parse().ok());
+            Some((numbers.next()??, numbers.next()??, 0))
+        };
+        let dated = PRESETS.iter().filter_map(|preset| Some((number(preset)?, preset)));
+        let older = dated.filter(|&(number, _)| number <= release).max_by_key(|&(number, _)| number);
+        older
+            .map(|(_, preset)| preset)
+            .or_else(|| (release >= (2, 6, 30)).then(|| Self::of_generation(Generation::AreaMap)))
+    }
+
     /// The constants of the first chunk on another machine or with other build options.
     pub fn layout_for(&self, word: WordSize, build: Build) -> Result<LayoutRules, ConfigError> {
         let release = match self.generation {
@@ -459,6 +473,21 @@ mod tests {
         }
         assert_eq!(Preset::of_generation(Generation::Linux514).release, DEFAULT_RELEASE);
         assert_eq!(Preset::of_generation(Generation::Linux52).release, "5.4");
+    }
+
+    #[test]
+    fn releases_between_presets() {
+        let of = |release| Preset::of_number(release).map(|preset| preset.release);
+        for (release, expected) in [
+            ((2, 6, 29), None),
+            ((2, 6, 30), Some("4.13")),
+            ((4, 13, 9), Some("4.13")),
+            ((5, 3, 0), Some("5.2")),
+            ((6, 12, 117), Some("6.12")),
+            ((7, 0, 0), Some("6.18")),
+        ] {
+            assert_eq!(of(release), expected, "{release:?}");
+        }
     }
 
     #[test]

@@ -23,7 +23,19 @@ from percpu.errors import (
     TraceError,
     VerifyError,
 )
-from percpu.layout import FirstChunkLayout, Group, Region, Topology
+from percpu.layout import (
+    MACHINES,
+    FirstChunkLayout,
+    Group,
+    LayoutExplanation,
+    PlacedAreas,
+    Recovery,
+    Region,
+    Topology,
+    VmallocSpace,
+    architectures,
+    layout_sweep,
+)
 from percpu.record import Capture, bpftrace_program, record
 from percpu.replay import Follow, Replay, Rerun, replay
 from percpu.results import Result
@@ -34,6 +46,7 @@ from percpu.sweep import Sweep, sweep
 from percpu.trace import Trace, read_trace
 
 __all__ = [
+    "MACHINES",
     "NULL",
     "AllocBatch",
     "AllocError",
@@ -53,9 +66,12 @@ __all__ = [
     "InvalidFree",
     "InvalidRequest",
     "LayoutError",
+    "LayoutExplanation",
     "NotKept",
     "PercpuError",
     "PercpuStats",
+    "PlacedAreas",
+    "Recovery",
     "Region",
     "Replay",
     "Rerun",
@@ -68,17 +84,20 @@ __all__ = [
     "TraceError",
     "TraceSummary",
     "VerifyError",
+    "VmallocSpace",
     "__version__",
+    "architectures",
     "bpftrace_program",
     "compare_stats",
-    "iter_trace",
     "cost",
     "explain",
     "compare",
     "compare_stats",
     "distributions",
     "engines",
+    "iter_trace",
     "kernels",
+    "layout_sweep",
     "read_percpu_stats",
     "read_trace",
     "record",

@@ -16,6 +16,7 @@ __all__ = [
     "REASONS",
     "RESERVED",
     "Allocator",
+    "Areas",
     "CallSiteFilter",
     "FirstChunkLayout",
     "Follow",
@@ -27,12 +28,14 @@ __all__ = [
     "Source",
     "Steps",
     "Trace",
-    "Workload",
-    "WorkloadRun",
     "TraceReader",
     "TraceSummary",
     "TraceWriter",
+    "VmallocSpace",
+    "Workload",
+    "WorkloadRun",
     "__version__",
+    "architectures",
     "closed_world",
     "find_messages",
     "fit_workload",
@@ -42,9 +45,11 @@ __all__ = [
     "fit_workload",
     "kernels",
     "parse_boot_log",
+    "preset_of",
     "procedures",
     "read_percpu_stats",
     "read_trace",
+    "recover_boot_log",
     "replay",
     "rerun",
     "rerun_blocks",
@@ -52,6 +57,8 @@ __all__ = [
     "rules",
     "run_workload",
     "sweep_points",
+    "search_of",
+    "sweep_machines",
     "workload_of_trace",
 ]
 __version__: Final[str]
@@ -82,6 +89,36 @@ def rules() -> list[tuple[str, str, str, bool, bool, bool]]: ...
 # What a boot log shows of the set-up, None where it does not: static_size, reserved_size, dyn_size, unit_size,
 # atom_size, nr_cpu_ids, groups (lists of cpu or None for a hole); lines: the lines of the set-up.
 def parse_boot_log(text: str) -> dict[str, Any]: ...
+
+# Rows of the table of architectures: arch (names), variant, since, until, word_bits, page_sizes, atom, has_reserved,
+# distances, page_since, automatic.
+def architectures() -> list[dict[str, Any]]: ...
+
+# The preset of the engine that a release had; None if it is no release or too old.
+def preset_of(kernel: str) -> str | None: ...
+
+# The search for address space that a release has.
+def search_of(kernel: str) -> str: ...
+
+# What a log leads to (settings, cpu_to_node, flat, inputs, differences, lines, topology_known, from_release); or None
+# and what is missing.
+def recover_boot_log(
+    text: str,
+    arch: str | None,
+    kernel: str | None,
+    page_size: int | None,
+    parameter: str | None,
+    cpu_to_node: NDArray[np.int32] | None,
+    cpu_distances: NDArray[np.uint32] | None,
+    node_distances: NDArray[np.uint32] | None,
+    flat: bool,
+) -> tuple[dict[str, Any] | None, str | None]: ...
+
+# points: nr_cpus, nr_online, nr_nodes, static, reserved, dynamic, atom, page. Columns over them, and the error of each
+# point that has none.
+def sweep_machines(
+    kernel: str, word_bits: int, points: list[NDArray[np.uint64]], threads: int | None
+) -> tuple[dict[str, NDArray[np.uint64]], list[str | None]]: ...
 
 # A trace in any text format, plain or gzip; the format is recognised.
 def read_trace(path: str | PathLike[str]) -> Trace: ...
@@ -215,28 +252,58 @@ class Judge:
     def held(self) -> tuple[int, int, int, int]: ...
 
 @final
+class Areas:
+    def __new__(cls, offsets: list[int], sizes: list[int], align: int, page_size: int) -> Areas: ...
+    @staticmethod
+    def of_layout(layout: FirstChunkLayout) -> Areas: ...
+    # Start and end of each at a base; None if they leave the address space.
+    def ranges(self, base: int) -> list[tuple[int, int]] | None: ...
+
+@final
+class VmallocSpace:
+    def __new__(
+        cls,
+        search: str,
+        start: int,
+        end: int,
+        page_size: int,
+        lazy_free: bool,
+        lazy_threshold: int | None,
+    ) -> VmallocSpace: ...
+    def copy(self) -> VmallocSpace: ...
+    def equals(self, other: VmallocSpace) -> bool: ...
+    # search, start, end, page_size, lazy_free, lazy_threshold, hint, lazy_pages.
+    def config(self) -> tuple[str, int, int, int, bool, int | None, int, int]: ...
+    def busy(self) -> list[tuple[int, int, bool]]: ...
+    def free_blocks(self) -> list[tuple[int, int]]: ...
+    def occupy(self, start: int, end: int) -> None: ...
+    def release(self, start: int) -> None: ...
+    def purge(self) -> int: ...
+    def find(self, areas: Areas) -> int | None: ...
+    # Base, areas looked at, whether a purge was needed.
+    def alloc(self, areas: Areas) -> tuple[int, int, bool]: ...
+    def free(self, areas: Areas, base: int) -> None: ...
+    def inject(self, fault: str, area: int, calls: int) -> None: ...
+    def restore(self, lazy: list[int], hint: int) -> None: ...
+    def verify(self) -> None: ...
+
+@final
 class FirstChunkLayout:
-    # cpu_to_node: (nr_cpu_ids,) with -1 for ids that are not possible; cpu_distances: (n, n) or None.
-    # first_chunk: "auto", "embed", "page" or "up". early_size None: the preset's; block_size None: the page;
-    # vmalloc_size None: that of x86-64 or x86-32; group_addresses None: one after the other.
+    # settings: all keys of _DEFAULTS in layout/first_chunk.py; None stands for the default of the architecture or the
+    # release. cpu_to_node: (nr_cpu_ids,) with -1 for ids that are not possible; cpu_distances: (n, n), node_distances:
+    # (m, m); flat: no distances at all.
     @staticmethod
     def build(
-        kernel: str,
-        first_chunk: str,
-        static_size: int,
-        reserved_size: int,
-        dyn_size: int,
-        atom_size: int,
-        page_size: int,
-        early_size: int | None,
-        min_alloc_size: int,
-        block_size: int | None,
-        word_bits: int,
-        vmalloc_size: int | None,
-        group_addresses: list[int] | None,
+        settings: dict[str, Any],
         cpu_to_node: NDArray[np.int32],
         cpu_distances: NDArray[np.uint32] | None,
+        node_distances: NDArray[np.uint32] | None,
+        flat: bool,
     ) -> FirstChunkLayout: ...
+    # Keys of LayoutExplanation, without per_cpu, per_node and total.
+    def explain(self) -> dict[str, Any]: ...
+    # Bytes of a large page; linear and mapped address of each that is mapped a second time.
+    def large_pages(self) -> tuple[int, list[tuple[int, int]]] | None: ...
     # kernel, first_chunk, page_size, static_size, reserved_size, dyn_size, unit_size, atom_size, alloc_size, nr_units,
     # nr_groups, nr_cpus, base_addr, size_sum.
     def record(self) -> dict[str, Any]: ...
@@ -255,7 +322,11 @@ class Allocator:
     # balance_every: the worker runs after the operation that scheduled it (1), if scheduled after every k-th (k), or
     # only when told (0). backend: "vm" or "km".
     @staticmethod
-    def on_layout(layout: FirstChunkLayout, balance_every: int, backend: str) -> Allocator: ...
+    def on_layout(
+        layout: FirstChunkLayout, balance_every: int, backend: str, vmalloc: VmallocSpace | None
+    ) -> Allocator: ...
+    # A copy of the vmalloc space that chunks lie in.
+    def vmalloc(self) -> VmallocSpace | None: ...
     @staticmethod
     def plain(
         kernel: str,

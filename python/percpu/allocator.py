@@ -22,7 +22,7 @@ from percpu._checks import (
     whole_number,
 )
 from percpu.errors import InvalidAddress, InvalidFree, InvalidRequest, LayoutError, NotKept, StaleChunk, StateError
-from percpu.layout import FirstChunkLayout
+from percpu.layout import FirstChunkLayout, VmallocSpace
 from percpu.results import Result
 
 __all__ = ["AllocBatch", "Allocator", "Area", "Chunk", "Chunks", "kernels"]
@@ -372,6 +372,9 @@ class Allocator:
         Instead: run it after every k-th operation, if it is scheduled.
     backend : {"vm", "km"}, optional
         Where chunks come from: mapped page by page, or contiguous memory (kernels without an MMU or SMP).
+    vmalloc : VmallocSpace, optional
+        With a layout: later chunks get the addresses that the kernel would give them in this space, and fail where
+        it finds none. The space is copied; see `vmalloc_space`. Without one, chunks lie one after the other.
 
     Raises
     ------
@@ -408,6 +411,7 @@ class Allocator:
         balance: str = "eager",
         every: int | None = None,
         backend: str = "vm",
+        vmalloc: VmallocSpace | None = None,
     ) -> None:
         policy = balance_policy(balance, every)
         choice("backend", backend, ("vm", "km"))
@@ -429,8 +433,15 @@ class Allocator:
             if engine is not None and engine_release(kernel, engine, layout.kernel)[1] != release(layout.kernel)[1]:
                 own = f"{layout.kernel} ({release(layout.kernel)[1]})"
                 raise LayoutError(f"engine={engine!r} does not go with the layout, which is of {own}")
-            self._core = _core.Allocator.on_layout(layout._core, policy, backend)
+            space = None
+            if vmalloc is not None:
+                if not isinstance(vmalloc, VmallocSpace):
+                    raise TypeError(f"vmalloc must be a VmallocSpace, not {type(vmalloc).__name__}")
+                space = vmalloc._core
+            self._core = _core.Allocator.on_layout(layout._core, policy, backend, space)
             return
+        if vmalloc is not None:
+            raise InvalidRequest("vmalloc needs a layout, whose groups it spaces", parameter="vmalloc")
         if unit_size is None or nr_units is None:
             raise InvalidRequest("without a layout, unit_size= and nr_units= are needed", parameter="unit_size")
         preset = engine_release(kernel, engine, "6.12")
@@ -456,6 +467,12 @@ class Allocator:
         self = cls.__new__(cls)
         self._core = core
         return self
+
+    @property
+    def vmalloc_space(self) -> VmallocSpace | None:
+        """A copy of the vmalloc space that later chunks lie in; None if they lie one after the other."""
+        core = self._core.vmalloc()
+        return None if core is None else VmallocSpace._wrap(core)
 
     # -- requests --------------------------------------------------------------------
 

@@ -48,6 +48,21 @@ pub enum Atom {
     LinearMap(u64),
 }
 
+impl Atom {
+    /// In words: `page`, `2 MiB`, `PMD`, ...
+    pub fn describe(self) -> String {
+        let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+        match self {
+            Atom::Page => "page".to_string(),
+            Atom::Bytes(bytes) => mib(bytes),
+            Atom::Pmd => "PMD".to_string(),
+            Atom::LargePage(plain, pae) if plain == pae => format!("{}, page without large pages", mib(plain)),
+            Atom::LargePage(plain, pae) => format!("{}, {} with PAE, page without large pages", mib(plain), mib(pae)),
+            Atom::LinearMap(bytes) => format!("{}, page if the linear map has 4 KiB pages", mib(bytes)),
+        }
+    }
+}
+
 /// Which distances the layout is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distances {
@@ -57,6 +72,17 @@ pub enum Distances {
     SameNode,
     /// The machine's own table; without one as [`Distances::SameNode`].
     Table,
+}
+
+impl Distances {
+    /// `none`, `same node` or `table`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Distances::None => "none",
+            Distances::SameNode => "same node",
+            Distances::Table => "table",
+        }
+    }
 }
 
 /// What `auto` stands for.
@@ -70,6 +96,18 @@ pub enum Automatic {
     PageFromNodeIds(u32),
     /// The architecture's own record: one unit of so many bytes per CPU, all of it used.
     OwnUnit(u64),
+}
+
+impl Automatic {
+    /// In words.
+    pub fn describe(self) -> String {
+        match self {
+            Automatic::Embed => "embed, then page".to_string(),
+            Automatic::PageOnNodes => "page on two or more nodes, else embed".to_string(),
+            Automatic::PageFromNodeIds(least) => format!("page from {least} node ids on, else embed"),
+            Automatic::OwnUnit(bytes) => format!("units of {} KiB", bytes >> 10),
+        }
+    }
 }
 
 /// One row of the table.

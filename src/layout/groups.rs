@@ -153,8 +153,8 @@ impl LayoutInput<'_> {
         })
     }
 
-    /// Steps A to E.
-    pub fn build(&self) -> Result<AllocInfo, ConfigError> {
+    /// Steps A, B and D for groups of so many CPUs.
+    pub fn plan(&self, counts: &[u64]) -> Result<Plan, ConfigError> {
         let sizes = self.sizes()?;
         let alloc_size = round_up(sizes.min_unit_size, self.atom_size);
         check_word(self.word, "alloc_size", alloc_size)?;
@@ -162,17 +162,26 @@ impl LayoutInput<'_> {
             .rev()
             .find(|&upa| acceptable(alloc_size, upa, self.page_size))
             .unwrap_or(1);
-        let groups = group_cpus(self.topology, self.rules.grouping);
-        let upa = choose_upa(&groups, self.topology.nr_possible(), alloc_size, max_upa, self.page_size);
-        let unit_size = alloc_size / upa;
-        if unit_size > MAX_UNIT_SIZE {
-            return Err(ConfigError::new("unit_size", unit_size, format!("must be at most {MAX_UNIT_SIZE}")));
+        let mut plan = Plan { sizes, alloc_size, max_upa, upa: 1, candidates: Vec::new() };
+        plan.choose_upa(counts, self.page_size);
+        if plan.unit_size() > MAX_UNIT_SIZE {
+            let limit = format!("must be at most {MAX_UNIT_SIZE}");
+            return Err(ConfigError::new("unit_size", plan.unit_size(), limit));
         }
+        Ok(plan)
+    }
+
+    /// Steps A to E.
+    pub fn build(&self) -> Result<AllocInfo, ConfigError> {
+        self.check()?;
+        let groups = group_cpus(self.topology, self.rules.grouping);
+        let plan = self.plan(&counts(&groups))?;
+        let unit_size = plan.unit_size();
         let mut base_offset = 0;
         let groups = groups
             .into_iter()
             .map(|cpus| {
-                let nr_units = round_up(cpus.len() as u64, upa);
+                let nr_units = round_up(cpus.len() as u64, plan.upa);
                 let mut cpu_map: Vec<_> = cpus.into_iter().map(Some).collect();
                 cpu_map.resize(nr_units as usize, None);
                 let group = Group { nr_units: nr_units as u32, base_offset, cpu_map };
@@ -184,11 +193,11 @@ impl LayoutInput<'_> {
         check_word(self.word, "size of all units", base_offset)?;
         Ok(AllocInfo {
             static_size: self.static_size,
-            reserved_size: sizes.reserved_size,
-            dyn_size: sizes.dyn_size,
+            reserved_size: plan.sizes.reserved_size,
+            dyn_size: plan.sizes.dyn_size,
             unit_size,
             atom_size: self.atom_size,
-            alloc_size,
+            alloc_size: plan.alloc_size,
             groups,
         })
     }
@@ -243,7 +252,7 @@ pub(crate) fn check_atom(atom_size: u64, page_size: u64) -> Result<(), ConfigErr
 }
 
 /// Whether an allocation splits into `upa` units of whole pages.
-pub(crate) fn acceptable(alloc_size: u64, upa: u64, page_size: u64) -> bool {
+fn acceptable(alloc_size: u64, upa: u64, page_size: u64) -> bool {
     alloc_size % upa == 0 && (alloc_size / upa) % page_size == 0
 }
 
@@ -299,27 +308,107 @@ fn group_by_all(topology: &Topology) -> Vec<Vec<u32>> {
     groups
 }
 
-/// Step D, the waste rule.
-pub(crate) fn choose_upa(groups: &[Vec<u32>], nr_possible: u32, alloc_size: u64, max_upa: u64, page_size: u64) -> u64 {
-    let mut last_allocs = u64::from(i32::MAX as u32);
-    let mut best = 1;
-    for upa in (1..=max_upa).rev().filter(|&upa| acceptable(alloc_size, upa, page_size)) {
-        let (mut allocs, mut wasted) = (0, 0);
-        for group in groups {
-            let nr_cpus = group.len() as u64;
-            allocs += nr_cpus.div_ceil(upa);
-            wasted += nr_cpus.div_ceil(upa) * upa - nr_cpus;
+/// CPUs of each group.
+pub(crate) fn counts(groups: &[Vec<u32>]) -> Vec<u64> {
+    groups.iter().map(|group| group.len() as u64).collect()
+}
+
+/// What became of a number of units per allocation in step D.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Too many holes: passed over.
+    Wasteful,
+    /// Taken for a time: a smaller number needs no more allocations.
+    Replaced,
+    /// Taken for good.
+    Taken,
+    /// Needs more allocations than the one taken: the search ends here.
+    MoreAllocs,
+    /// Not looked at: the search had ended.
+    NotReached,
+}
+
+impl Verdict {
+    /// For programs: `wasteful`, `replaced`, `taken`, `more_allocs` or `not_reached`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Wasteful => "wasteful",
+            Verdict::Replaced => "replaced",
+            Verdict::Taken => "taken",
+            Verdict::MoreAllocs => "more_allocs",
+            Verdict::NotReached => "not_reached",
         }
-        if wasted > u64::from(nr_possible / 3) {
-            continue;
-        }
-        if allocs > last_allocs {
-            break;
-        }
-        last_allocs = allocs;
-        best = upa;
     }
-    best
+}
+
+/// A number of units per allocation that step D could choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Units per allocation.
+    pub upa: u64,
+    /// Allocations of all groups.
+    pub allocs: u64,
+    /// Units that would be holes.
+    pub wasted: u64,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// Steps A, B and D: everything but which CPU gets which unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Step A.
+    pub sizes: Sizes,
+    /// Bytes of one allocation.
+    pub alloc_size: u64,
+    /// The largest number of units per allocation.
+    pub max_upa: u64,
+    /// The one that was taken.
+    pub upa: u64,
+    /// All that divide an allocation into whole pages, largest first.
+    pub candidates: Vec<Candidate>,
+}
+
+impl Plan {
+    /// Bytes of one unit.
+    pub fn unit_size(&self) -> u64 {
+        self.alloc_size / self.upa
+    }
+
+    /// The candidate that was taken.
+    pub fn taken(&self) -> &Candidate {
+        let taken = self.candidates.iter().find(|candidate| candidate.verdict == Verdict::Taken);
+        taken.expect("one unit per allocation wastes nothing")
+    }
+
+    /// Step D, the waste rule.
+    fn choose_upa(&mut self, counts: &[u64], page_size: u64) {
+        let limit = counts.iter().sum::<u64>() / 3;
+        let mut last_allocs = u64::from(i32::MAX as u32);
+        let mut best: Option<usize> = None;
+        let mut ended = false;
+        for upa in (1..=self.max_upa).rev().filter(|&upa| acceptable(self.alloc_size, upa, page_size)) {
+            let allocs = counts.iter().map(|count| count.div_ceil(upa)).sum::<u64>();
+            let wasted = counts.iter().map(|count| count.div_ceil(upa) * upa - count).sum::<u64>();
+            let verdict = match () {
+                () if ended => Verdict::NotReached,
+                () if wasted > limit => Verdict::Wasteful,
+                () if allocs > last_allocs => {
+                    ended = true;
+                    Verdict::MoreAllocs
+                }
+                () => {
+                    if let Some(before) = best.replace(self.candidates.len()) {
+                        self.candidates[before].verdict = Verdict::Replaced;
+                    }
+                    last_allocs = allocs;
+                    self.upa = upa;
+                    Verdict::Taken
+                }
+            };
+            self.candidates.push(Candidate { upa, allocs, wasted, verdict });
+        }
+    }
 }
 
 impl AllocInfo {

@@ -42,7 +42,7 @@ use crate::boot_log::{LargePageDump, LogLine, Message, Summary, SummaryKind, INF
 use crate::error::{ConfigError, LayoutError};
 use crate::geometry::MAX_UNIT_SIZE;
 use crate::layout::first_chunk::{check_groups, set_up, FirstChunk};
-use crate::layout::groups::{acceptable, choose_upa, group_cpus, AllocInfo, Group, Sizes};
+use crate::layout::groups::{counts, group_cpus, AllocInfo, Group, Sizes};
 use crate::layout::memory::BootMemory;
 use crate::layout::request::{failed, FirstChunkRequest, Kind, EINVAL, ENOMEM};
 use crate::layout::topology::Distance;
@@ -262,7 +262,7 @@ fn large_pages(
             return Err(failed("a unit is larger than a large page", EINVAL));
         }
         true => (lpage, lpage, by_cpu_id(request)),
-        false => unit_map(request, &sizes)?,
+        false => unit_map(request)?,
     };
     let per_slice = (lpage / unit_size).max(1) as usize;
     let slices_per_unit = (unit_size / lpage).max(1);
@@ -333,21 +333,18 @@ fn free_mapped(pages: &[(u64, u64)], lpage: u64, range: std::ops::Range<u64>, me
 
 /// `pcpu_lpage_build_unit_map`: unit size, allocation size, and the CPU of each unit.
 #[allow(clippy::type_complexity)]
-fn unit_map(request: &FirstChunkRequest, sizes: &Sizes) -> Result<(u64, u64, Vec<Option<u32>>), ConfigError> {
+fn unit_map(request: &FirstChunkRequest) -> Result<(u64, u64, Vec<Option<u32>>), ConfigError> {
     if *request.topology.distance_kind() == Distance::None {
         return Err(ConfigError::new("topology", "no distances", "must have distances for the large-page allocator"));
     }
-    let alloc_size = round_up(sizes.min_unit_size, request.atom_size);
-    let page = request.page_size;
-    let max_upa = (1..=alloc_size / sizes.min_unit_size).rev().find(|&upa| acceptable(alloc_size, upa, page));
     let groups = group_cpus(&request.topology, request.rules.grouping);
-    let upa = choose_upa(&groups, request.topology.nr_possible(), alloc_size, max_upa.unwrap_or(1), page);
+    let plan = request.layout_input().plan(&counts(&groups))?;
     let mut units = Vec::new();
     for group in groups {
         units.extend(group.into_iter().map(Some));
-        units.resize(round_up(units.len() as u64, upa) as usize, None);
+        units.resize(round_up(units.len() as u64, plan.upa) as usize, None);
     }
-    Ok((alloc_size / upa, alloc_size, units))
+    Ok((plan.unit_size(), plan.alloc_size, units))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyDict};
 use super::convert::{self, Records};
 use super::errors;
 use super::layout::{preset, FirstChunkLayout};
+use super::vmalloc::VmallocSpace;
 use crate::allocator::{Allocator as Core, Area, Balance, BatchError};
 use crate::backend::Supply;
 use crate::chunk::Role;
@@ -148,12 +149,22 @@ fn set_older(d: &Bound<'_, PyDict>, older: Older) -> PyResult<()> {
 #[pymethods]
 impl Allocator {
     #[staticmethod]
-    fn on_layout(py: Python<'_>, layout: &FirstChunkLayout, balance_every: u32, backend: &str) -> PyResult<Self> {
+    fn on_layout(
+        py: Python<'_>,
+        layout: &FirstChunkLayout,
+        balance_every: u32,
+        backend: &str,
+        vmalloc: Option<&VmallocSpace>,
+    ) -> PyResult<Self> {
         let mut first = layout.chunk.clone();
         if backend == "km" {
             first.backend = crate::layout::Backend::KernelMemory;
         }
-        let core = py.detach(|| Core::with_layout(layout.preset, &first, balance(balance_every)));
+        let space = vmalloc.map(|space| space.lock(py).clone());
+        let core = py.detach(|| match space {
+            Some(space) => Core::with_vmalloc(layout.preset, &first, balance(balance_every), space),
+            None => Core::with_layout(layout.preset, &first, balance(balance_every)),
+        });
         Ok(Self::new(core.map_err(|error| errors::invalid_request(py, &error))?))
     }
 
@@ -190,6 +201,12 @@ impl Allocator {
     fn restore(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
         let core = py.detach(|| Core::from_snapshot(data));
         Ok(Self::new(core.map_err(|error| errors::state_error(py, &error))?))
+    }
+
+    /// A copy of the vmalloc space that chunks lie in.
+    fn vmalloc(&self, py: Python<'_>) -> Option<VmallocSpace> {
+        let core = self.lock(py);
+        core.engine().backend().vmalloc().map(|vmalloc| VmallocSpace::new(vmalloc.space.clone()))
     }
 
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {

@@ -74,6 +74,18 @@ pub fn alloc_error(py: Python<'_>, request: &Request, atomic: bool, reason: Reas
     exception("AllocError", reason.text(), attributes())
 }
 
+/// Areas for which there is no address space.
+pub fn area_error(py: Python<'_>, reason: &str, text: &str, size: u64, align: u64) -> PyErr {
+    let attributes = || {
+        let d = PyDict::new(py);
+        d.set_item("reason", reason)?;
+        d.set_item("size", size)?;
+        d.set_item("align", align)?;
+        Ok(d)
+    };
+    exception("AllocError", text, attributes())
+}
+
 /// A trace that cannot be used.
 pub fn trace_error(py: Python<'_>, error: &TraceError) -> PyErr {
     let attributes = [("line", error.line)].into_py_dict(py).and_then(|d| d.set_item("text", &error.text).map(|()| d));

@@ -18,11 +18,13 @@ mod errors;
 mod explain;
 mod follow;
 mod layout;
+mod machines;
 mod replay;
 mod stats;
 mod sweep;
 mod trace;
 mod trace_io;
+mod vmalloc;
 mod workload;
 
 use pyo3::prelude::*;
@@ -42,7 +44,9 @@ mod _core {
     #[pymodule_export]
     use super::engine::PyJudge;
     #[pymodule_export]
-    use super::layout::{parse_boot_log, FirstChunkLayout};
+    use super::layout::FirstChunkLayout;
+    #[pymodule_export]
+    use super::machines::{architectures, parse_boot_log, preset_of, recover_boot_log, search_of, sweep_machines};
     #[pymodule_export]
     use super::replay::{closed_world, replay, rerun, rerun_blocks, Replay, Rerun};
     #[pymodule_export]
@@ -53,6 +57,8 @@ mod _core {
     use super::trace::Trace;
     #[pymodule_export]
     use super::trace_io::{CallSiteFilter, TraceReader, TraceSummary, TraceWriter};
+    #[pymodule_export]
+    use super::vmalloc::{Areas, VmallocSpace};
     #[pymodule_export]
     use super::workload::{fit_workload, procedures, run_workload, workload_of_trace};
     #[pymodule_export]

@@ -2,18 +2,15 @@
 //!
 //! # Design
 //!
-//! Two kinds of input, one JSON object a line:
+//! Two kinds of input, one JSON object a line, both through [`recover`]:
 //!
 //! - *recorded boots* (`layouts.jsonl`): kernel release, nodes of the CPUs, boot parameter. The constants come
-//!   from the release; only the static and the reserved size are read off the log. A release with a build option
-//!   that changes its constants gives several candidates, and one must reproduce every line.
-//! - *public logs* (`dmesg-corpus.jsonl`): whatever somebody quoted. The printed dynamic size is fed back in with
-//!   no early minimum; groups are read off the dump where there is one. What the log does not show is taken from
-//!   the period (smallest unit, early minimum) and the architecture (atom).
+//!   from the release; only the static size (and a reserved size that no build has) is read off the log. Groups
+//!   are compared as well.
+//! - *public logs* (`dmesg-corpus.jsonl`): whatever somebody quoted, with architecture and, where known, release.
 //!
-//! Every line of the allocator must come out to the byte, save trailing blanks, which mail programs strip. Of a
-//! log with several nodes and no dump the unit size cannot follow: it must then be one that the layout function
-//! could choose for these sizes.
+//! Every line of the allocator must come out to the byte, save trailing blanks. Of a log with several nodes and no
+//! dump the unit size cannot follow: it must then be one that the layout function could choose for these sizes.
 //!
 //! # Source
 //!
@@ -21,12 +18,13 @@
 
 use serde_json::Value;
 
-use crate::boot_log::{message, release_number, BootLog, SetupLine, Summary, SummaryForm, SummaryKind};
+use crate::boot_log::{release_number, BootLog};
 use crate::error::{ConfigError, LayoutError};
-use crate::layout::{FirstChunk, FirstChunkRequest, GivenAddresses, Kind, PagesOnly, Region, Topology};
+use crate::layout::recover::{recover, Clues, Recovery, Unrecovered};
+use crate::layout::{FirstChunk, FirstChunkRequest, GivenAddresses, Kind, Region, Topology};
 use crate::testing::golden_layout::differences;
 use crate::units::WordSize;
-use crate::variant::{Build, LayoutRules, Preset, PRESETS};
+use crate::variant::{Build, LayoutRules, Preset};
 
 /// What became of one log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,9 +72,7 @@ impl Totals {
 
 /// The newest preset that is not younger than a release.
 pub fn preset_for(release: &str) -> Option<&'static Preset> {
-    let wanted = release_number(release)?;
-    let dated = PRESETS.iter().filter_map(|preset| Some((release_number(preset.release)?, preset)));
-    dated.filter(|&(number, _)| number <= wanted).max_by_key(|&(number, _)| number).map(|(_, preset)| preset)
+    Preset::of_number(release_number(release)?)
 }
 
 /// The constants that a release may have been built with: `PERCPU_DYNAMIC_SIZE_SHIFT` is not in its name.
@@ -85,51 +81,22 @@ fn builds_of(preset: &Preset) -> Vec<LayoutRules> {
     [10, 12, 13].into_iter().filter_map(|dyn_shift| build(dyn_shift).ok()).collect()
 }
 
-/// The allocator's lines of a log, trailing blanks off; the architecture's CPU counts are input, not output.
-fn shown_lines(log: &BootLog) -> Vec<String> {
-    let own = log.lines.iter().filter(|line| SetupLine::parse(line).is_none());
-    own.map(|line| line.trim_end().to_string()).collect()
-}
-
-fn compare(log: &BootLog, got: &[String]) -> Option<String> {
-    let shown = shown_lines(log);
-    let got: Vec<&str> = got.iter().map(|line| line.trim_end()).collect();
-    if shown == got {
-        return None;
-    }
-    let index = shown.iter().zip(&got).take_while(|(a, b)| *a == *b).count();
-    let at = |line: Option<String>| line.map_or("(end)".to_string(), |line| format!("{line:?}"));
-    let got = got.get(index).map(ToString::to_string);
-    Some(format!("line {}: the log has {}, computed {}", index + 1, at(shown.get(index).cloned()), at(got)))
-}
-
-/// Tries candidates until one reproduces the log; the first candidate's difference is reported.
-fn first_equal(
-    log: &BootLog,
-    candidates: impl IntoIterator<Item = FirstChunkRequest>,
-    run: impl Fn(&FirstChunkRequest) -> Result<Vec<String>, LayoutError>,
-) -> Verdict {
-    let mut first = None;
-    for request in candidates {
-        let difference = match run(&request) {
-            Ok(lines) => compare(log, &lines),
-            Err(error) => Some(error.to_string()),
-        };
-        match difference {
-            None => return Verdict::Recomputed,
-            Some(text) => first = first.or(Some(text)),
-        }
-    }
-    Verdict::Different(first.unwrap_or_else(|| "no candidate".to_string()))
+/// What the lines of a recovery amount to.
+fn verdict(recovery: &Recovery) -> Verdict {
+    let Some(difference) = recovery.differences.first() else { return Verdict::Recomputed };
+    let at = |line: &Option<String>| line.as_ref().map_or("(end)".to_string(), |line| format!("{line:?}"));
+    let (shown, computed) = (at(&difference.shown), at(&difference.computed));
+    Verdict::Different(format!("line {}: the log has {shown}, computed {computed}", difference.line))
 }
 
 /// Recomputes one recorded boot.
 pub fn recorded_boot(entry: &Value) -> Verdict {
     let lines: Vec<&str> = strings(&entry["dmesg"]);
     let log = BootLog::from_lines(lines);
-    let Some(head) = log.head else { return Verdict::TooLittle("no pcpu-alloc line".to_string()) };
+    if log.head.is_none() {
+        return Verdict::TooLittle("no pcpu-alloc line".to_string());
+    }
     let release = entry["kernel"].as_str().unwrap_or_default();
-    let Some(preset) = preset_for(release) else { return Verdict::TooLittle(format!("kernel {release:?}")) };
     let nodes = entry["cpu_to_node"].as_array().into_iter().flatten().filter_map(Value::as_u64);
     let topology = match Topology::from_cpu_nodes(nodes.map(|node| node as u32).collect()) {
         Ok(topology) => topology,
@@ -139,231 +106,46 @@ pub fn recorded_boot(entry: &Value) -> Verdict {
         return Verdict::Different(format!("nr_cpu_ids {} with {} cpus", setup.nr_cpu_ids, topology.nr_cpu_ids()));
     }
     let parameter = entry["boot_params"].as_str().unwrap_or_default();
-    let candidates = builds_of(preset).into_iter().map(|rules| {
-        let mut request = FirstChunkRequest::new(topology.clone(), rules, head.static_size);
-        request.reserved_size = head.reserved_size;
-        request.kind = match parameter.split_whitespace().find_map(|word| word.strip_prefix("percpu_alloc=")) {
-            // A kernel without SMP has no static per-CPU section.
-            _ if head.static_size == 0 => Kind::Up,
-            Some("page") => Kind::Page,
-            Some("embed") => Kind::Embed,
-            _ => Kind::Auto,
-        };
-        request
-    });
-    let groups = &entry["groups"];
-    first_equal(&log, candidates, |request| {
-        // Where embedding was given up the log says why: memory had no room for whole atoms.
-        let chunk = match log.fallback {
-            Some(_) => request.set_up(&mut PagesOnly)?,
-            None => request.build()?,
-        };
-        let found = differences(groups, &groups_object(&chunk));
-        if let Some(difference) = found.first() {
-            return Err(ConfigError::new("groups", difference, "must equal the parsed table").into());
-        }
-        Ok(chunk.log.iter().map(|line| line.text.clone()).collect())
-    })
+    let clues = Clues {
+        arch: Some("x86_64".to_string()),
+        kernel: Some(release.to_string()),
+        page_size: Some(4096),
+        topology: Some(topology),
+        parameter: parameter.split_whitespace().find_map(|word| word.strip_prefix("percpu_alloc=")).map(str::to_string),
+    };
+    let recovery = match recover(&log, &clues) {
+        Ok(recovery) => recovery,
+        Err(Unrecovered::TooLittle(missing)) => return Verdict::TooLittle(missing),
+        Err(Unrecovered::Impossible(error)) => return Verdict::Different(error.to_string()),
+    };
+    if recovery.differences.is_empty() && !recovery.from_release {
+        return Verdict::Different(format!("the constants of {release} give other sizes"));
+    }
+    let found = differences(&entry["groups"], &groups_object(&recovery.chunk));
+    match found.first() {
+        Some(difference) => Verdict::Different(format!("groups{difference}")),
+        None => verdict(&recovery),
+    }
 }
 
 /// Recomputes one public log.
 pub fn public_boot(entry: &Value) -> Verdict {
-    let lines: Vec<&str> = strings(&entry["raw"]);
-    let log = BootLog::from_lines(lines);
-    let shown = match Shown::of(&log, entry) {
-        Ok(shown) => shown,
-        Err(missing) => return Verdict::TooLittle(missing.to_string()),
+    public_recovery(entry).map_or_else(|verdict| verdict, |recovery| verdict(&recovery))
+}
+
+/// What a public log leads to, or why to nothing.
+pub fn public_recovery(entry: &Value) -> Result<Recovery, Verdict> {
+    let text = |name: &str| entry[name].as_str().map(str::to_string);
+    let clues = Clues {
+        arch: text("arch"),
+        kernel: text("kernel"),
+        page_size: entry["page_size"].as_u64(),
+        ..Clues::default()
     };
-    let requests = shown.requests(&log);
-    match requests {
-        Ok(requests) => first_equal(&log, requests, |request| shown.lines(&log, request)),
-        Err(error) => Verdict::Different(error.to_string()),
-    }
-}
-
-/// What a public log shows.
-struct Shown<'a> {
-    arch: &'a str,
-    release: Option<(u32, u32, u32)>,
-    page_size: u64,
-    form: SummaryForm,
-    summary: Option<&'a Summary>,
-    static_size: u64,
-    reserved_size: u64,
-    dyn_size: u64,
-    unit_size: Option<u64>,
-}
-
-impl<'a> Shown<'a> {
-    fn of(log: &'a BootLog, entry: &'a Value) -> Result<Self, &'static str> {
-        let (form, summary) = match &log.summary {
-            Some((form, summary)) => (*form, Some(summary)),
-            None => (SummaryForm::V5_2, None),
-        };
-        let (sizes, unit_size) = match (log.head, summary) {
-            (Some(head), _) => {
-                ((head.static_size, Some(head.reserved_size), Some(head.dyn_size)), Some(head.unit_size))
-            }
-            (None, Some(s)) => ((s.static_size, s.reserved_size, s.dyn_size), s.unit_size),
-            (None, None) => return Err("neither a summary nor the sizes of the dump"),
-        };
-        let (static_size, Some(reserved_size), Some(dyn_size)) = sizes else {
-            return Err("no reserved or dynamic size");
-        };
-        if summary.is_some_and(|summary| summary.kind == SummaryKind::LargePage) {
-            return Err("the large-page allocator of 2009");
-        }
-        let page_size = summary.and_then(|s| s.page_kib?.checked_shl(10)).or(entry["page_size"].as_u64());
-        Ok(Self {
-            arch: entry["arch"].as_str().unwrap_or_default(),
-            release: entry["kernel"].as_str().and_then(release_number),
-            page_size: page_size.ok_or("no page size")?,
-            form,
-            summary,
-            static_size,
-            reserved_size,
-            dyn_size,
-            unit_size,
-        })
-    }
-
-    /// Smallest units of the period: 64 KiB up to 2.6.36, then 32 KiB. A log of the old form without a release
-    /// may be of either time.
-    fn min_units(&self) -> Vec<u64> {
-        match (self.form, self.release) {
-            (SummaryForm::V4_6 | SummaryForm::V5_2, _) => vec![32 << 10],
-            (_, Some(release)) if release < (2, 6, 37) => vec![64 << 10],
-            (_, Some(_)) => vec![32 << 10],
-            (_, None) => vec![32 << 10, 64 << 10],
-        }
-    }
-
-    /// Early minimums of the period, which the page allocator's dynamic size consists of.
-    fn early_sizes(&self) -> Vec<u64> {
-        match self.form {
-            SummaryForm::V5_2 => vec![12 << 10, 20 << 10, 20 << 12, 20 << 13],
-            _ => vec![12 << 10],
-        }
-    }
-
-    /// The atom where the log has no dump: the architecture's rule.
-    fn default_atom(&self) -> u64 {
-        let large_page = (self.page_size / 8).saturating_mul(self.page_size);
-        match self.arch {
-            "x86_64" | "loongarch64" => large_page,
-            "i386" if self.release < Some((3, 5, 0)) => 4 << 20,
-            "ppc64" | "ppc64le" => 1 << 20,
-            "sparc64" => 4 << 20,
-            _ => self.page_size,
-        }
-    }
-
-    /// CPUs and groups of the dump; without a dump, of a machine with one node; else unknown.
-    fn topology(&self, log: &BootLog) -> Result<Option<Topology>, ConfigError> {
-        if let Some(groups) = log.groups() {
-            let placed = || {
-                let cpus =
-                    (0u32..).zip(&groups).flat_map(|(g, units)| units.iter().flatten().map(move |cpu| (*cpu, g)));
-                cpus.filter(|(cpu, _)| *cpu < crate::layout::MAX_CPUS)
-            };
-            let nr_ids = placed().map(|(cpu, _)| cpu as usize + 1).max().unwrap_or(0);
-            let mut nodes = vec![0; nr_ids];
-            let mut impossible: Vec<bool> = vec![true; nr_ids];
-            for (cpu, group) in placed() {
-                nodes[cpu as usize] = group;
-                impossible[cpu as usize] = false;
-            }
-            let gaps: Vec<u32> = (0u32..).zip(&impossible).filter(|(_, gap)| **gap).map(|(cpu, _)| cpu).collect();
-            return Topology::from_cpu_nodes(nodes)?.with_impossible(&gaps).map(Some);
-        }
-        match log.setup {
-            Some(setup) if setup.nr_node_ids == 1 => {
-                Topology::flat(u32::try_from(setup.nr_cpu_ids).unwrap_or(u32::MAX)).map(Some)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn requests(&self, log: &BootLog) -> Result<Vec<FirstChunkRequest>, ConfigError> {
-        let topology = self.topology(log)?;
-        let unknown = topology.is_none();
-        let topology = match topology {
-            Some(topology) => topology,
-            None => Topology::flat(1)?,
-        };
-        let page = self.summary.is_some_and(|summary| summary.kind == SummaryKind::Page);
-        let mut requests = Vec::new();
-        for min_unit_size in self.min_units() {
-            for early_size in if page { self.early_sizes() } else { vec![0] } {
-                let mut rules = Preset::of_generation(crate::variant::Generation::Linux514).layout;
-                rules.early_size = early_size;
-                let mut request = FirstChunkRequest::new(topology.clone(), rules, self.static_size);
-                request.reserved_size = self.reserved_size;
-                request.dyn_size = self.dyn_size;
-                request.page_size = self.page_size;
-                request.min_unit_size = Some(crate::units::round_up(min_unit_size, self.page_size.max(1)));
-                request.atom_size = log.head.filter(|_| !page).map_or(self.default_atom(), |head| head.atom_size);
-                request.form = self.form;
-                request.kind = match (page, self.unit_size) {
-                    // A kernel without SMP: no static section, no summary line.
-                    _ if self.static_size == 0 && self.summary.is_none() => Kind::Up,
-                    (true, _) => Kind::Page,
-                    (false, Some(unit_size))
-                        if unknown && request.layout_input().unit_candidates()?.contains(&unit_size) =>
-                    {
-                        Kind::Explicit { unit_size }
-                    }
-                    (false, _) => Kind::Embed,
-                };
-                requests.push(request);
-            }
-        }
-        Ok(requests)
-    }
-
-    /// The lines that the log should have.
-    fn lines(&self, log: &BootLog, request: &FirstChunkRequest) -> Result<Vec<String>, LayoutError> {
-        let mut lines = Vec::new();
-        if let Some((distance, total)) = log.max_distance {
-            lines.push(format!("{}{}", self.form.prefix(), message::max_distance(distance, total)));
-            let refused = distance > total.wrapping_mul(3) / 4;
-            if log.fallback.is_some() != refused {
-                let limit = "must be refused beyond three quarters of the vmalloc space";
-                return Err(ConfigError::new("max_distance", format!("{distance:#x}"), limit).into());
-            }
-        }
-        if let Some(errno) = log.fallback {
-            lines.push(format!("{}{}", request.arch_prefix, message::falling_back(Kind::Auto.name(), errno)));
-        }
-        let info = match request.kind {
-            Kind::Up => request.build()?.info,
-            Kind::Page => request.page_alloc_info()?,
-            _ => request.alloc_info()?,
-        };
-        if let Some(shown) = self.summary {
-            let unit_size = match request.kind {
-                Kind::Explicit { unit_size } => unit_size,
-                _ => info.unit_size,
-            };
-            let pages = if request.kind == Kind::Page { info.unit_size } else { info.size_sum() } / self.page_size;
-            let summary = Summary {
-                kind: shown.kind,
-                pages,
-                page_kib: Some(self.page_size >> 10),
-                // Where memory lay is not a matter of the layout.
-                pointer: shown.pointer.clone(),
-                static_size: info.static_size,
-                reserved_size: Some(info.reserved_size),
-                dyn_size: Some(info.dyn_size),
-                unit_size: Some(unit_size),
-            };
-            lines.push(summary.text(self.form));
-        }
-        if log.head.is_some() {
-            lines.extend(info.boot_record().lines());
-        }
-        Ok(lines)
-    }
+    recover(&BootLog::from_lines(strings(&entry["raw"])), &clues).map_err(|error| match error {
+        Unrecovered::TooLittle(missing) => Verdict::TooLittle(missing),
+        Unrecovered::Impossible(error) => Verdict::Different(error.to_string()),
+    })
 }
 
 fn strings(value: &Value) -> Vec<&str> {

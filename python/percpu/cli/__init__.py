@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import percpu
 from percpu.cli import (
     chunks,
+    compare,
     convert,
     cost,
     demo,
@@ -25,11 +26,9 @@ from percpu.cli import (
     replay,
     stats,
     summary,
+    sweep,
     verify,
 )
-from percpu.cli import chunks, demo, kernels, layout, record, replay, stats, verify
-from percpu.cli import chunks, compare, demo, kernels, layout, replay, stats, sweep, verify
-from percpu.cli import chunks, compare, demo, kernels, layout, record, replay, stats, sweep, verify
 from percpu.cli.arguments import Verbs
 from percpu.errors import PercpuError
 
