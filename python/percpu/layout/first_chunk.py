@@ -167,6 +167,7 @@ class FirstChunkLayout:
     _arguments: dict[str, Any]
     _kernel: str
     _recovery: Recovery | None
+    _record: dict[str, Any]
 
     def __init__(self) -> None:
         raise TypeError("use FirstChunkLayout.build(...)")

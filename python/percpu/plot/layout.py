@@ -200,9 +200,9 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
     ax.set_title(
         f"Two later chunks in address space, groups at the distances of the first{note}", fontsize=10, loc="left"
     )
-    if not labelled:
+    if len(areas) > 10:
         handles = [Patch(facecolor=_CHUNKS[i % 2], label=f"chunk {i + 1}") for i in range(nr_chunks)]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.35), ncols=2, fontsize=8, frameon=False)
+        ax.legend(handles=handles, loc="upper right", bbox_to_anchor=(1, 1.12), ncols=2, fontsize=8, frameon=False)
     return ax
 
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::random::Random;
 use crate::variant::Preset;
 
 const MIB: u64 = 1 << 20;
@@ -251,6 +252,61 @@ fn any_topology() -> impl Strategy<Value = Topology> {
     });
     (prop_oneof![by_node, by_matrix], prop::collection::vec(0u32..40, 0..6))
         .prop_map(|(topology, impossible)| topology.clone().with_impossible(&impossible).unwrap_or(topology))
+}
+
+/// 10^5 machines: nodes of any size and order, gaps, tables that are neither symmetric nor transitive, both groupings.
+#[test]
+fn invariants_on_a_hundred_thousand_topologies() {
+    let mut with_holes = 0;
+    for seed in 0..100_000 {
+        let random = &mut Random::new(seed);
+        let topology = random_topology(random);
+        let page = [4096, 8192, 16_384, 65_536][random.below(4) as usize];
+        let example = Example {
+            page,
+            early: [0, 12_288, 20_480][random.below(3) as usize],
+            reserved: [0, 4, 8192, 20_000][random.below(4) as usize],
+            dyn_size: random.below(200_000),
+            atom: page * [1, 2, 3, 16, 100, 256, 512][random.below(7) as usize],
+            grouping: if random.one_in(2) { Grouping::FirstMember } else { Grouping::AllMembers },
+        };
+        // `build` verifies I1 to I5.
+        let info = example.build(&topology, 1 + random.below(3_000_000));
+        let upa = info.units_per_alloc();
+        assert!(upa == 1 || info.alloc_size == info.atom_size, "seed {seed}");
+        assert!(!info.atom_size.is_power_of_two() || upa.is_power_of_two(), "seed {seed}");
+        assert!(info.dyn_size >= example.dyn_size.max(example.early), "seed {seed}");
+        let mut before = None;
+        for group in &info.groups {
+            let cpus: Vec<u32> = group.cpu_map.iter().map_while(|cpu| *cpu).collect();
+            assert!(cpus.is_sorted() && group.cpu_map[cpus.len()..].iter().all(Option::is_none), "seed {seed}");
+            assert!(((group.nr_units as usize) - cpus.len()) < upa as usize, "seed {seed}");
+            assert!(before < cpus.first().copied(), "seed {seed}: groups are in order of their first CPU");
+            before = cpus.first().copied();
+        }
+        with_holes += usize::from(info.nr_holes() > 0);
+    }
+    assert!(with_holes > 10_000, "{with_holes}");
+}
+
+fn random_topology(random: &mut Random) -> Topology {
+    let nr_cpus = 1 + if random.one_in(10) { random.below(300) } else { random.below(40) } as u32;
+    let nr_nodes = 1 + random.below(8);
+    let nodes = (0..nr_cpus).map(|_| random.below(nr_nodes) as u32).collect();
+    let topology = Topology::from_cpu_nodes(nodes).unwrap();
+    let mut table = |size: u32| -> Vec<Vec<u32>> {
+        let distances = [10, 10, 10, 20, 21, 9];
+        (0..size).map(|_| (0..size).map(|_| distances[random.below(6) as usize]).collect()).collect()
+    };
+    let distance = match nr_cpus % 5 {
+        0 => Distance::None,
+        1 => Distance::Nodes(table(nr_nodes as u32)),
+        2 if nr_cpus < 20 => Distance::Cpus(table(nr_cpus)),
+        _ => Distance::SameNode,
+    };
+    let topology = topology.with_distance(distance).unwrap();
+    let gaps: Vec<u32> = (0..nr_cpus).filter(|_| random.one_in(6)).collect();
+    topology.clone().with_impossible(&gaps).unwrap_or(topology)
 }
 
 proptest! {
