@@ -22,11 +22,13 @@
 //!
 //! # Cost
 //!
-//! One word a CPU; a table of CPUs has the square of their number.
+//! One word a CPU; a table of CPUs has the square of their number, and copies share it.
 //!
 //! # Source
 //!
 //! Specification 30 section 2.
+
+use std::sync::Arc;
 
 use crate::error::ConfigError;
 
@@ -57,7 +59,8 @@ pub struct Topology {
     possible: Vec<u32>,
     /// Node of each id below `nr_ids`; 0 for impossible ones.
     nodes: Vec<u32>,
-    distance: Distance,
+    /// Shared, since a table of CPUs may have millions of entries and requests are copied freely.
+    distance: Arc<Distance>,
 }
 
 impl Topology {
@@ -73,7 +76,7 @@ impl Topology {
     pub fn from_cpu_nodes(nodes: Vec<u32>) -> Result<Self, ConfigError> {
         check_count(nodes.len() as u64)?;
         let possible = (0..nodes.len() as u32).collect();
-        Ok(Self { possible, nodes, distance: Distance::SameNode })
+        Ok(Self { possible, nodes, distance: Arc::new(Distance::SameNode) })
     }
 
     /// `nr_cpus` CPUs and no distance function.
@@ -103,13 +106,13 @@ impl Topology {
                 ));
             }
         }
-        self.distance = distance;
+        self.distance = Arc::new(distance);
         Ok(self)
     }
 
     /// The same CPUs with no distance function.
     pub fn without_distance(mut self) -> Self {
-        self.distance = Distance::None;
+        self.distance = Arc::new(Distance::None);
         self
     }
 
@@ -160,7 +163,7 @@ impl Topology {
 
     /// Distance from one possible CPU to another; `None` without a distance function.
     pub fn distance(&self, from: u32, to: u32) -> Option<u32> {
-        match &self.distance {
+        match &*self.distance {
             Distance::None => None,
             Distance::SameNode if self.node(from) == self.node(to) => Some(LOCAL_DISTANCE),
             Distance::SameNode => Some(REMOTE_DISTANCE),
