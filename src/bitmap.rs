@@ -65,7 +65,7 @@ fn next(words: &[u64], size: u32, off: u32, invert: u64) -> u32 {
 }
 
 /// The lowest hit in the words from `index` on.
-#[inline]
+#[inline(never)]
 fn next_word(words: &[u64], size: u32, index: usize, invert: u64) -> u32 {
     let rest = words.get(index..words_for(size)).unwrap_or_default();
     match rest.iter().position(|word| word ^ invert != 0) {
@@ -78,13 +78,13 @@ fn next_word(words: &[u64], size: u32, index: usize, invert: u64) -> u32 {
 }
 
 /// The lowest set bit in `off..size`, or `size`.
-#[inline]
+#[inline(always)]
 pub fn next_set(words: &[u64], size: u32, off: u32) -> u32 {
     next(words, size, off, 0)
 }
 
 /// The lowest clear bit in `off..size`, or `size`.
-#[inline]
+#[inline(always)]
 pub fn next_zero(words: &[u64], size: u32, off: u32) -> u32 {
     next(words, size, off, u64::MAX)
 }
@@ -120,60 +120,72 @@ pub fn next_aligned_zero(words: &[u64], size: u32, off: u32, align: u32) -> u32 
 }
 
 /// The highest set bit in `low..high`.
-#[inline]
+#[inline(always)]
 pub fn last_set(words: &[u64], low: u32, high: u32) -> Option<u32> {
     if low >= high {
         return None;
     }
-    let first = (low / WORD_BITS) as usize;
-    let mut index = ((high - 1) / WORD_BITS) as usize;
-    let mut word = words[index] & mask_below(high);
-    while word == 0 && index > first {
-        index -= 1;
-        word = words[index];
-    }
-    if word == 0 {
-        return None;
-    }
-    let bit = index as u32 * WORD_BITS + (WORD_BITS - 1 - word.leading_zeros());
+    let index = ((high - 1) / WORD_BITS) as usize;
+    let word = words[index] & mask_below(high);
+    let bit = if word != 0 { highest_in(index, word) } else { last_in_words(&words[..index], low)? };
     (bit >= low).then_some(bit)
+}
+
+#[inline(always)]
+fn highest_in(index: usize, word: u64) -> u32 {
+    index as u32 * WORD_BITS + (WORD_BITS - 1 - word.leading_zeros())
+}
+
+/// The highest set bit of words, of which those below the word of `low` are not looked at.
+#[inline(never)]
+fn last_in_words(words: &[u64], low: u32) -> Option<u32> {
+    let first = (low / WORD_BITS) as usize;
+    let at = words.get(first..)?.iter().rposition(|word| *word != 0)?;
+    Some(highest_in(first + at, words[first + at]))
 }
 
 /// Calls `apply` with each word of `from..to` and the mask of its bits in the range.
 #[inline(always)]
-fn for_masks(words: &mut [u64], from: u32, to: u32, mut apply: impl FnMut(&mut u64, u64)) {
+fn for_masks(words: &mut [u64], from: u32, to: u32, apply: impl FnMut(&mut u64, u64)) {
+    let mut apply = apply;
     if from >= to {
         return;
     }
+    let index = (from / WORD_BITS) as usize;
+    if index == ((to - 1) / WORD_BITS) as usize {
+        return apply(&mut words[index], mask_from(from) & mask_below(to));
+    }
+    for_many_masks(words, from, to, apply);
+}
+
+/// [`for_masks`] where there is more than one word.
+#[inline]
+fn for_many_masks(words: &mut [u64], from: u32, to: u32, mut apply: impl FnMut(&mut u64, u64)) {
     let first = (from / WORD_BITS) as usize;
     let last = ((to - 1) / WORD_BITS) as usize;
     let words = &mut words[first..=last];
     let (head, tail) = (mask_from(from), mask_below(to));
-    match words {
-        [one] => apply(one, head & tail),
-        [first, middle @ .., last] => {
-            apply(first, head);
-            middle.iter_mut().for_each(|word| apply(word, u64::MAX));
-            apply(last, tail);
-        }
-        [] => {}
+    if let [first, middle @ .., last] = words {
+        apply(first, head);
+        middle.iter_mut().for_each(|word| apply(word, u64::MAX));
+        apply(last, tail);
     }
 }
 
 /// Sets the bits `from..to`.
-#[inline]
+#[inline(always)]
 pub fn set_range(words: &mut [u64], from: u32, to: u32) {
     for_masks(words, from, to, |word, mask| *word |= mask);
 }
 
 /// Clears the bits `from..to`.
-#[inline]
+#[inline(always)]
 pub fn clear_range(words: &mut [u64], from: u32, to: u32) {
     for_masks(words, from, to, |word, mask| *word &= !mask);
 }
 
 /// Marks the boundaries of an area: sets `from` and `to`, clears what is between; `from < to`.
-#[inline]
+#[inline(always)]
 pub fn set_bounds(words: &mut [u64], from: u32, to: u32) {
     let index = (from / WORD_BITS) as usize;
     if index == (to / WORD_BITS) as usize {
@@ -185,6 +197,29 @@ pub fn set_bounds(words: &mut [u64], from: u32, to: u32) {
     clear_range(words, from + 1, to);
     set(words, from);
     set(words, to);
+}
+
+/// The bits around one bit, as far as they are in its word.
+#[derive(Clone, Copy, Debug)]
+pub struct Around {
+    /// From the bit on: that one lowest.
+    pub from: u64,
+    /// Below it: the one next to it highest.
+    pub below: u64,
+}
+
+/// The word of `bit`, cut there.
+#[inline(always)]
+pub fn word_at(words: &[u64], bit: u32) -> Around {
+    let word = words[(bit / WORD_BITS) as usize];
+    // In two steps: there may be nothing below.
+    Around { from: word >> (bit % WORD_BITS), below: word << (WORD_BITS - 1 - bit % WORD_BITS) << 1 }
+}
+
+/// Clears `len < 64` bits from `bit` on, as far as they are in its word.
+#[inline(always)]
+pub fn clear_in_word(words: &mut [u64], bit: u32, len: u32) {
+    words[(bit / WORD_BITS) as usize] &= !(((1 << len) - 1) << (bit % WORD_BITS));
 }
 
 /// Clears `bit`.
@@ -377,6 +412,21 @@ mod tests {
             set_bounds(&mut words, from, from + len);
             (from..=from + len).for_each(|i| want[i as usize] = i == from || i == from + len);
             prop_assert_eq!(unpack(&words, bits.len()), want);
+        }
+
+        #[test]
+        fn words_of_bits_meet_their_definitions(bits in prop::collection::vec(any::<bool>(), 192), bit in 0u32..192, len in 1u32..64) {
+            let words = pack(&bits);
+            let around = word_at(&words, bit);
+            for i in 0..64 {
+                let (above, below) = (i < 64 - bit % 64, i < bit % 64);
+                prop_assert_eq!(around.from >> i & 1 == 1, above && bits[(bit + i).min(191) as usize]);
+                prop_assert_eq!(around.below << i >> 63 == 1, below && bits[bit.saturating_sub(i + 1) as usize]);
+            }
+            let (mut words, mut want) = (words, bits.clone());
+            clear_in_word(&mut words, bit, len);
+            (bit..(bit + len).min((bit / 64 + 1) * 64)).for_each(|i| want[i as usize] = false);
+            prop_assert_eq!(unpack(&words, 192), want);
         }
 
         #[test]

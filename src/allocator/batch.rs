@@ -226,13 +226,15 @@ impl Allocator {
         let nothing = (ChunkId::RESERVED, u32::MAX);
         // The chunk that was found last; none at first.
         let mut near = (ChunkId::RESERVED, 0);
+        // As `AddressMap::ptr_to_addr`, prepared.
+        let (delta, word) = (self.address.delta(), if self.address.identity { u64::MAX } else { self.address.word.max() });
         for (group, number) in part.chunks(GROUP).zip(0..) {
             let mut areas = [nothing; GROUP];
             let linux = self.engine.as_linux().expect("asked before");
             for (area, ptr) in areas.iter_mut().zip(group) {
                 // What is no area is found out below.
                 if *ptr != NULL {
-                    *area = linux.place_at(self.address.ptr_to_addr(*ptr), &mut near).unwrap_or(nothing);
+                    *area = linux.place_at(ptr.wrapping_add(delta) & word, &mut near).unwrap_or(nothing);
                 }
             }
             let areas = &areas[..group.len()];

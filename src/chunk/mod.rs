@@ -340,6 +340,12 @@ impl Chunk {
         }
     }
 
+    /// True if every page of a range is populated.
+    #[inline(always)]
+    pub fn is_populated(&self, pages: std::ops::Range<u32>) -> bool {
+        bitmap::next_zero(&self.populated, pages.end, pages.start) >= pages.end
+    }
+
     /// The first maximal unpopulated range of pages in `[from, to)`.
     #[inline]
     pub fn unpopulated_range(&self, from: u32, to: u32) -> Option<(u32, u32)> {

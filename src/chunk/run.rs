@@ -26,6 +26,8 @@
 
 use super::{Chunk, Mode};
 use crate::bitmap;
+use crate::block::Block;
+use crate::request::ChunkId;
 
 /// Equal areas in a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,15 +45,7 @@ impl Chunk {
     /// [`Chunk::alloc_run`], but over several blocks, and areas must fill blocks exactly. `spare` blocks may be begun; the first
     /// area in one more is the last. `None`, and nothing changed, if not even one can be taken so.
     #[inline]
-    pub fn fresh_run<M: Mode>(
-        &mut self,
-        m: M,
-        bits: u32,
-        align: u32,
-        start: u32,
-        most: u32,
-        spare: i32,
-    ) -> Option<Run> {
+    pub fn fresh_run<M: Mode>(&mut self, m: M, bits: u32, align: u32, start: u32, most: u32, spare: i32) -> Option<Run> {
         let (block_bits, rules) = (m.block_bits(), m.rules());
         let md = &self.md;
         let (from, contig) = (md.contig_hint_start as u32, md.contig_hint as u32);
@@ -112,9 +106,13 @@ impl Chunk {
             return None;
         }
         bitmap::set_range(&mut self.alloc_map, from, end);
-        bitmap::clear_range(&mut self.bound_map, from, end);
-        bitmap::set_periodic(&mut self.bound_map, from, 1, bits, taken);
-        bitmap::set(&mut self.bound_map, end);
+        if taken == 1 {
+            bitmap::set_bounds(&mut self.bound_map, from, end);
+        } else {
+            bitmap::clear_range(&mut self.bound_map, from, end);
+            bitmap::set_periodic(&mut self.bound_map, from, 1, bits, taken);
+            bitmap::set(&mut self.bound_map, end);
+        }
         self.free_bytes -= m.bytes(end - from);
         self.nr_empty_pop_pages -= begun;
         let md = &mut self.md;
@@ -169,9 +167,7 @@ impl Chunk {
             let end = (first + (count - 1) * step + bits) as i32;
             let md = &self.md;
             let touched = |start: i32, len: i32| start < end && (from as i32) < start + len;
-            if touched(md.contig_hint_start, md.contig_hint)
-                || (m.rules().scan_hints && touched(md.scan_hint_start, md.scan_hint))
-            {
+            if touched(md.contig_hint_start, md.contig_hint) || (m.rules().scan_hints && touched(md.scan_hint_start, md.scan_hint)) {
                 return None;
             }
         }
@@ -316,73 +312,99 @@ impl Chunk {
         }
     }
 
-    /// Frees the live areas that start at `starts`, one after the other, as long as each lies in one and the same block, and leaves
-    /// that not wholly free; returns how many areas and bits. Stops before anything that is no live area, and at what
-    /// single calls have to do. No page becomes empty.
+    /// Frees the live areas that start at the bits of `areas`, one after the other, as long as each is of chunk `id`, lies in the block
+    /// of the first, and leaves that not wholly free; returns how many areas and bits. Stops before anything that is no live
+    /// area, and at what single calls have to do. No page becomes empty, and since 5.2 the slot stays.
     #[inline(always)]
-    pub fn free_in_block<M: Mode>(&mut self, m: M, starts: impl Iterator<Item = u32>) -> (u32, u32) {
+    pub fn free_in_block<M: Mode>(&mut self, m: M, id: ChunkId, areas: &[(ChunkId, u32)]) -> (u32, u32) {
         let bits = m.block_bits();
-        let served = self.start_offset >> m.granule_shift()..self.nr_bits().0 - (self.end_offset >> m.granule_shift());
-        let mut starts = starts.peekable();
-        let index = match starts.peek() {
-            Some(first) if m.block_is_page() && served.contains(first) => *first >> m.block_shift(),
-            _ => return (0, 0),
-        };
+        let index = areas[0].1 >> m.block_shift();
+        // The first block offers its runs to the chunk-wide hint, which may change the slot; boot chunks hide their ends.
+        if !m.block_is_page() || self.immutable() || (m.rules().free_offers_interval && index == 0) {
+            return (0, 0);
+        }
+        let Some(block) = self.blocks.get(index as usize) else { return (0, 0) };
+        let mut block = *block;
         let base = index << m.block_shift();
-        let edge = base + bits;
-        let mut block = self.blocks[index as usize];
-        let mut md = self.md;
-        let (mut count, mut freed) = (0, 0);
-        for off in starts {
-            if off.wrapping_sub(base) >= bits || !served.contains(&off) {
+        let left_free = block.left_free;
+        let (mut count, mut freed, mut lowest) = (0, 0, u32::MAX);
+        for (chunk, off) in areas {
+            let so = off.wrapping_sub(base);
+            if so >= bits || *chunk != id {
                 break;
             }
-            if !bitmap::test(&self.alloc_map, off) || !bitmap::test(&self.bound_map, off) {
+            let used = bitmap::word_at(&self.alloc_map, *off);
+            let bound = bitmap::word_at(&self.bound_map, *off);
+            if used.from & bound.from & 1 == 0 {
                 break;
             }
-            // The boundary at the edge counts.
-            let end = bitmap::next_set(&self.bound_map, edge + 1, off + 1);
-            if end > edge {
-                break;
-            }
-            // Joined with its free neighbours, as in `update_hints_free`.
-            let (so, eo) = ((off - base) as i32, (end - base) as i32);
-            let from = if so == block.contig_hint + block.contig_hint_start {
-                block.contig_hint_start
+            // Nearly always the area and the free run that it becomes part of are in one word: from behind the set bit below, or from the
+            // start of the contig run, to the next set bit.
+            let len = (bound.from >> 1).trailing_zeros() + 1;
+            let joins = (block.contig_hint + block.contig_hint_start) as u32 == so && block.contig_hint > 0;
+            let behind = if len < bitmap::WORD_BITS { used.from >> len } else { 0 };
+            let plain = behind != 0
+                && (joins || used.below != 0)
+                && so + len + behind.trailing_zeros() < bits
+                && used.below.leading_zeros() < so + u32::from(joins) * bits
+                && (so + len) as i32 != block.contig_hint_start;
+            let (from, to, len) = if plain {
+                bitmap::clear_in_word(&mut self.alloc_map, *off, len);
+                let from = if joins { block.contig_hint_start } else { (so - used.below.leading_zeros()) as i32 };
+                (from, (so + len + behind.trailing_zeros()) as i32, len)
             } else {
-                bitmap::last_set(&self.alloc_map, base, off).map_or(0, |bit| (bit + 1 - base) as i32)
+                match self.free_joined(m, &block, base, *off) {
+                    Some(freed) => freed,
+                    None => break,
+                }
             };
-            let to = if eo == block.contig_hint_start {
-                block.contig_hint_start + block.contig_hint
-            } else {
-                (bitmap::next_set(&self.alloc_map, edge, end) - base) as i32
-            };
-            if from == 0 && to == bits as i32 {
-                break;
-            }
-            bitmap::clear_range(&mut self.alloc_map, off, end);
             count += 1;
-            freed += end - off;
-            md.first_free = md.first_free.min(off as i32);
+            freed += len;
+            lowest = lowest.min(*off);
             block.update(from, to, m.rules());
             if !m.rules().free_offers_interval {
-                md.offer_contig(base as i32 + from, block.contig_hint);
-            } else if index == 0 {
-                md.update(from, to, m.rules());
-            } else {
-                md.first_free = md.first_free.min(base as i32 + from);
+                self.md.offer_contig(base as i32 + from, block.contig_hint);
             }
         }
         if count > 0 {
-            let left_free = std::mem::replace(&mut self.blocks[index as usize], block).left_free;
+            self.blocks[index as usize] = block;
             if left_free != block.left_free {
                 self.note_whole(index);
             }
-            self.md = md;
+            self.md.first_free = self.md.first_free.min(lowest as i32);
             self.free_bytes += m.bytes(freed);
             self.nr_alloc -= count;
         }
         (count, freed)
+    }
+
+    /// Clears the live area at `off` in the block at `base`; returns the free run that it is now part of, in its block, and its own
+    /// length. `None`, and nothing changed, if the area goes over the edge or the block would be free.
+    #[inline(never)]
+    fn free_joined<M: Mode>(&mut self, m: M, block: &Block, base: u32, off: u32) -> Option<(i32, i32, u32)> {
+        let edge = base + m.block_bits();
+        // The boundary at the edge counts.
+        let end = bitmap::next_set(&self.bound_map, edge + 1, off + 1);
+        if end > edge {
+            return None;
+        }
+        // As in `update_hints_free`.
+        let (so, eo) = ((off - base) as i32, (end - base) as i32);
+        let from = if so == block.contig_hint + block.contig_hint_start {
+            block.contig_hint_start
+        } else {
+            bitmap::last_set(&self.alloc_map, base, off).map_or(0, |bit| (bit + 1 - base) as i32)
+        };
+        let to = if eo == block.contig_hint_start {
+            block.contig_hint_start + block.contig_hint
+        } else {
+            (bitmap::next_set(&self.alloc_map, edge, end) - base) as i32
+        };
+        if from == 0 && to == m.block_bits() as i32 {
+            return None;
+        }
+        bitmap::clear_range(&mut self.alloc_map, off, end);
+        Some((from, to, end - off))
     }
 }
 

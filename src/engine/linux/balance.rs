@@ -124,27 +124,112 @@ impl Worker {
 }
 
 impl Linux {
-    /// Runs the worker once with the backend.
+    /// Runs the worker once with the backend: as [`Linux::run_worker`] where every stop is answered at once.
     pub fn balance(&mut self) {
         self.balance_pending = false;
-        let mut worker = Worker::new();
-        let mut done = Done::Ok;
-        while let Some(stop) = self.run_worker(&mut worker, done) {
-            done = match stop {
-                Stop::FreePass { .. } | Stop::Flush | Stop::Destroy(_) => Done::Ok,
-                Stop::Release { chunk, first, end } => {
-                    self.backend.depopulate(chunk, first, end);
-                    Done::Ok
-                }
-                Stop::Populate { chunk, first, end } => {
-                    if self.backend.populate(chunk, first, end) {
-                        Done::Ok
-                    } else {
-                        Done::Failed
+        self.free_surplus(false);
+        if self.ctx.rules.depopulate {
+            self.reclaim();
+        }
+        self.populate();
+        if self.ctx.rules.depopulate {
+            self.free_surplus(true);
+        }
+    }
+
+    /// Destroys the surplus chunks.
+    fn free_surplus(&mut self, empty_only: bool) {
+        let head = self.slots.head(self.numbers.free);
+        if head.and_then(|head| self.slots.next(head)).is_none() {
+            return;
+        }
+        for id in self.collect_surplus(empty_only) {
+            while let Some((first, end)) = self.chunk(id).expect("a surplus chunk exists").populated_range(0) {
+                self.release_pages(id, first, end);
+            }
+            self.destroy_chunk(id);
+        }
+    }
+
+    fn release_pages(&mut self, id: ChunkId, first: u32, end: u32) {
+        self.backend.depopulate(id, first, end);
+        self.mark_depopulated(id, first, end);
+    }
+
+    /// Gives back the empty pages of the chunks on the to-depopulate list.
+    fn reclaim(&mut self) {
+        let list = self.numbers.to_depopulate.expect("depopulating rules have the list");
+        while let Some(id) = self.slots.head(list) {
+            let mut next = self.chunk(id).expect("a listed chunk exists").nr_pages as i32 - 1;
+            let reintegrate = loop {
+                match self.pages_to_release(id, next) {
+                    (Some((first, end)), then, _) => {
+                        self.release_pages(id, first, end);
+                        next = then;
                     }
+                    (None, _, reintegrate) => break reintegrate,
                 }
-                Stop::Create => self.create_chunk().map_or(Done::Failed, Done::Created),
             };
+            self.settle_reclaimed(id, reintegrate);
+        }
+    }
+
+    /// Where a chunk goes after its pages were given back.
+    fn settle_reclaimed(&mut self, id: ChunkId, reintegrate: bool) {
+        let free = self.chunk(id).expect("a listed chunk exists").free_bytes();
+        if reintegrate || free == self.ctx.geometry.unit_size() {
+            self.reintegrate(id);
+        } else {
+            let list = self.numbers.sidelined.expect("depopulating rules have the list");
+            self.slots.push_back(list, id);
+        }
+    }
+
+    /// How many empty pages are wanted; a failed atomic request is then answered.
+    fn pages_wanted(&mut self) -> u32 {
+        if std::mem::take(&mut self.atomic_failed) {
+            EMPTY_HIGH as u32
+        } else {
+            (EMPTY_HIGH - self.nr_empty_pop_pages).clamp(0, EMPTY_HIGH) as u32
+        }
+    }
+
+    /// The first list from `slot` on that may have a chunk to populate, and the first chunk on it with a page to populate.
+    fn chunk_to_populate(&self, slot: u32) -> Option<(u32, Option<ChunkId>)> {
+        let slot = self.slots.occupied_from(slot).filter(|slot| *slot <= self.numbers.free)?;
+        let has_room = |id: &ChunkId| self.chunk(*id).is_some_and(|c| c.nr_populated < c.nr_pages);
+        Some((slot, self.slots.iter(slot).find(has_room)))
+    }
+
+    /// Populates pages until there are enough empty ones.
+    fn populate(&mut self) {
+        loop {
+            let mut want = self.pages_wanted();
+            let mut slot = self.size_to_slot(self.ctx.geometry.page_size());
+            while want > 0 {
+                let Some((found, chunk)) = self.chunk_to_populate(slot) else { break };
+                slot = found + 1;
+                let Some(id) = chunk else { continue };
+                let mut page = 0;
+                while want > 0 {
+                    let c = self.chunk(id).expect("the chunk exists");
+                    let Some((first, end)) = c.unpopulated_range(page, c.nr_pages) else { break };
+                    let end = end.min(first + want);
+                    if !self.backend.populate(id, first, end) {
+                        return;
+                    }
+                    want -= end - first;
+                    page = end;
+                    self.mark_populated(id, first, end, false);
+                }
+            }
+            if want == 0 {
+                return;
+            }
+            match self.create_chunk() {
+                Some(id) => self.enlist(id),
+                None => return,
+            }
         }
     }
 
@@ -255,25 +340,14 @@ impl Linux {
                 released.then_some(Stop::Flush)
             }
             Stage::Settle { chunk, reintegrate } => {
-                let whole = self.chunk(chunk).expect("a listed chunk exists").free_bytes();
-                if reintegrate || whole == self.ctx.geometry.unit_size() {
-                    self.reintegrate(chunk);
-                } else {
-                    let list = self.numbers.sidelined.expect("depopulating rules have the list");
-                    self.slots.push_back(list, chunk);
-                }
+                self.settle_reclaimed(chunk, reintegrate);
                 worker.stage = Stage::Reclaim;
                 None
             }
             Stage::Want => {
-                let want = if self.atomic_failed {
-                    self.atomic_failed = false;
-                    EMPTY_HIGH
-                } else {
-                    (EMPTY_HIGH - self.nr_empty_pop_pages).clamp(0, EMPTY_HIGH)
-                };
+                let want = self.pages_wanted();
                 let slot = self.size_to_slot(self.ctx.geometry.page_size());
-                worker.stage = Stage::Slot { slot, want: want as u32 };
+                worker.stage = Stage::Slot { slot, want };
                 None
             }
             Stage::Slot { want: 0, .. } => {
@@ -281,11 +355,7 @@ impl Linux {
                 None
             }
             Stage::Slot { slot, want } => {
-                let Some(slot) = self.slots.occupied_from(slot).filter(|slot| *slot <= self.numbers.free) else {
-                    return Some(Stop::Create);
-                };
-                let has_room = |id: &ChunkId| self.chunk(*id).is_some_and(|c| c.nr_populated < c.nr_pages);
-                let chunk = self.slots.iter(slot).find(has_room);
+                let Some((slot, chunk)) = self.chunk_to_populate(slot) else { return Some(Stop::Create) };
                 worker.stage = match chunk {
                     Some(chunk) => Stage::Populate { slot, chunk, page: 0, want },
                     None => Stage::Slot { slot: slot + 1, want },
@@ -331,6 +401,10 @@ impl Linux {
         let chunk = self.chunk(id).expect("a listed chunk exists");
         let mut end = None;
         let mut page = from;
+        if self.ctx.geometry.block_is_page() && chunk.nr_empty_pop_pages > 0 && self.nr_empty_pop_pages >= EMPTY_HIGH {
+            // Only populated pages whose blocks may be free can be first.
+            page = crate::bitmap::last_both(&chunk.whole, &chunk.populated, (from + 1) as u32).map_or(-1, |page| page as i32);
+        }
         while page >= 0 {
             if chunk.nr_empty_pop_pages == 0 {
                 return (None, -1, false);

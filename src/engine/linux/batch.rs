@@ -45,7 +45,7 @@ impl Linux {
 
     #[inline(always)]
     fn alloc_some_by<M: Mode>(&mut self, m: M, request: &Request, most: u32) -> Served {
-        let mut task = match self.task(request) {
+        let task = match self.task(request) {
             Ok(task) => task,
             Err(task) => {
                 self.refuse(&task);
@@ -61,8 +61,7 @@ impl Linux {
                 return Served::Placed { chunk: *chunk, off: bytes(run.off), step: bytes(run.step), count: run.count };
             }
         }
-        let progress = self.settle(m, &mut task, search);
-        match self.finish_task(m, &mut task, progress) {
+        match self.answer_search(m, task, search) {
             Outcome::Placed { chunk, off } => Served::Placed { chunk, off, step: Bytes(0), count: 1 },
             Outcome::Failed(reason) => Served::Failed(reason),
         }
@@ -74,8 +73,8 @@ impl Linux {
     pub(crate) fn place_at(&self, addr: u64, near: &mut (ChunkId, u64)) -> Option<(ChunkId, u32)> {
         let off = addr.wrapping_sub(near.1);
         if off < self.by_base.unit_size && near.0 != ChunkId::RESERVED {
-            return (off & (self.ctx.geometry.min_alloc_size().0 - 1) == 0)
-                .then_some((near.0, (off >> self.granule_shift) as u32));
+            let bit = off >> self.granule_shift;
+            return (bit << self.granule_shift == off).then_some((near.0, bit as u32));
         }
         self.find_place(addr, near)
     }
@@ -118,13 +117,13 @@ impl Linux {
             let Self { ctx, numbers, chunks, reserved, slots, stats, .. } = self;
             let chunk = if id.is_reserved() { reserved.as_deref_mut() } else { chunks[id.0 as usize].as_deref_mut() };
             let chunk = chunk.expect("found above");
-            let from = slot_of(m, ctx, numbers, chunk);
-            let starts = areas.iter().take_while(|(chunk, _)| *chunk == id).map(|(_, bit)| *bit);
-            let (count, _) = chunk.free_in_block(m, starts);
+            let by_bytes = !m.rules().slot_by_contig && !chunk.immutable();
+            let from = if by_bytes { slot_of(m, ctx, numbers, chunk) } else { 0 };
+            let (count, _) = chunk.free_in_block(m, id, areas);
             if count > 0 {
                 stats.freed_many(u64::from(count));
-                let to = slot_of(m, ctx, numbers, chunk);
-                if from < to && !id.is_reserved() && !chunk.isolated {
+                let to = if by_bytes { slot_of(m, ctx, numbers, chunk) } else { 0 };
+                if from < to {
                     slots.push_front(to, id);
                 }
                 return Some(count as usize);

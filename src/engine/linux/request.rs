@@ -62,13 +62,44 @@ impl Linux {
     #[inline]
     pub fn alloc(&mut self, request: &Request) -> Outcome {
         with_mode!(self.kind, self.ctx, m => {
-            let (mut task, progress) = self.start_by(m, request);
-            self.finish_task(m, &mut task, progress)
+            match self.task(request) {
+                Err(task) => self.refuse(&task),
+                Ok(task) => {
+                    let search = self.search(m, &task, 1);
+                    self.answer_search(m, task, search)
+                }
+            }
         })
     }
 
-    /// Runs a request to its end, asking the backend.
+    /// Answers one request after its search.
     #[inline(always)]
+    pub(super) fn answer_search<M: Mode>(&mut self, m: M, task: Task, search: Search) -> Outcome {
+        if let Search::Found(id, run) = &search {
+            // Nearly always there is nothing to wait for.
+            let pages = self.pages_of(m, &task, run.off);
+            if task.atomic || self.chunk_mut(*id).is_populated(pages) {
+                self.count_alloc(*id, task.size, 1);
+                return self.finish(m, *id, Bits(run.off));
+            }
+        }
+        self.answer_slowly(m, task, search)
+    }
+
+    #[inline(never)]
+    fn answer_slowly<M: Mode>(&mut self, m: M, mut task: Task, search: Search) -> Outcome {
+        let progress = self.settle(m, &mut task, search);
+        self.finish_task(m, &mut task, progress)
+    }
+
+    /// The pages under the area of a task that begins at bit `off`.
+    #[inline(always)]
+    fn pages_of<M: Mode>(&self, m: M, task: &Task, off: u32) -> std::ops::Range<u32> {
+        let end = off + (task.size.0 >> m.granule_shift()) as u32;
+        off >> m.page_shift()..(end + m.page_bits() - 1) >> m.page_shift()
+    }
+
+    /// Runs a request to its end, asking the backend.
     pub(super) fn finish_task<M: Mode>(&mut self, m: M, task: &mut Task, mut progress: Progress) -> Outcome {
         loop {
             match progress {
@@ -314,7 +345,7 @@ impl Linux {
     /// Waits for the next unpopulated range of the task's area, or finishes.
     #[inline(always)]
     fn populate_from<M: Mode>(&mut self, m: M, task: &Task, id: ChunkId, off: Bits, from: u32) -> Progress {
-        let end = (off.0 + (task.size.0 >> m.granule_shift()) as u32 + m.page_bits() - 1) >> m.page_shift();
+        let end = self.pages_of(m, task, off.0).end;
         match self.chunk(id).expect("the chunk exists").unpopulated_range(from, end) {
             Some((first, end)) => Progress::Waits(Need::Pages { chunk: id, first, end }),
             None => Progress::Done(self.finish(m, id, off)),
