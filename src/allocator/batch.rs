@@ -227,7 +227,8 @@ impl Allocator {
         // The chunk that was found last; none at first.
         let mut near = (ChunkId::RESERVED, 0);
         // As `AddressMap::ptr_to_addr`, prepared.
-        let (delta, word) = (self.address.delta(), if self.address.identity { u64::MAX } else { self.address.word.max() });
+        let (delta, word) =
+            (self.address.delta(), if self.address.identity { u64::MAX } else { self.address.word.max() });
         for (group, number) in part.chunks(GROUP).zip(0..) {
             let mut areas = [nothing; GROUP];
             let linux = self.engine.as_linux().expect("asked before");

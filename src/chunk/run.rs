@@ -45,7 +45,15 @@ impl Chunk {
     /// [`Chunk::alloc_run`], but over several blocks, and areas must fill blocks exactly. `spare` blocks may be begun; the first
     /// area in one more is the last. `None`, and nothing changed, if not even one can be taken so.
     #[inline]
-    pub fn fresh_run<M: Mode>(&mut self, m: M, bits: u32, align: u32, start: u32, most: u32, spare: i32) -> Option<Run> {
+    pub fn fresh_run<M: Mode>(
+        &mut self,
+        m: M,
+        bits: u32,
+        align: u32,
+        start: u32,
+        most: u32,
+        spare: i32,
+    ) -> Option<Run> {
         let (block_bits, rules) = (m.block_bits(), m.rules());
         let md = &self.md;
         let (from, contig) = (md.contig_hint_start as u32, md.contig_hint as u32);
@@ -167,7 +175,9 @@ impl Chunk {
             let end = (first + (count - 1) * step + bits) as i32;
             let md = &self.md;
             let touched = |start: i32, len: i32| start < end && (from as i32) < start + len;
-            if touched(md.contig_hint_start, md.contig_hint) || (m.rules().scan_hints && touched(md.scan_hint_start, md.scan_hint)) {
+            if touched(md.contig_hint_start, md.contig_hint)
+                || (m.rules().scan_hints && touched(md.scan_hint_start, md.scan_hint))
+            {
                 return None;
             }
         }

@@ -36,13 +36,13 @@ mod _core {
 
     #[pymodule_export]
     use super::allocator::Allocator;
+    use super::compare::Source;
+    #[pymodule_export]
+    use super::engine::PyJudge;
     #[pymodule_export]
     use super::explain::find_messages;
     #[pymodule_export]
     use super::follow::{follow, follow_blocks, Follow};
-    use super::compare::Source;
-    #[pymodule_export]
-    use super::engine::PyJudge;
     #[pymodule_export]
     use super::layout::FirstChunkLayout;
     #[pymodule_export]

@@ -403,7 +403,8 @@ impl Linux {
         let mut page = from;
         if self.ctx.geometry.block_is_page() && chunk.nr_empty_pop_pages > 0 && self.nr_empty_pop_pages >= EMPTY_HIGH {
             // Only populated pages whose blocks may be free can be first.
-            page = crate::bitmap::last_both(&chunk.whole, &chunk.populated, (from + 1) as u32).map_or(-1, |page| page as i32);
+            page = crate::bitmap::last_both(&chunk.whole, &chunk.populated, (from + 1) as u32)
+                .map_or(-1, |page| page as i32);
         }
         while page >= 0 {
             if chunk.nr_empty_pop_pages == 0 {
