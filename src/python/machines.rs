@@ -231,7 +231,10 @@ pub fn recover_boot_log<'py>(
     }
 }
 
-const COLUMNS: [(&str, fn(&Row) -> u64); 10] = [
+/// Name of a column, and what of a row stands in it.
+type Column = (&'static str, fn(&Row) -> u64);
+
+const COLUMNS: [Column; 10] = [
     ("dyn_size_bytes", |row| row.dyn_size),
     ("unit_size_bytes", |row| row.unit_size),
     ("alloc_size_bytes", |row| row.alloc_size),

@@ -36,6 +36,7 @@ mod _core {
 
     #[pymodule_export]
     use super::allocator::Allocator;
+    #[pymodule_export]
     use super::compare::Source;
     #[pymodule_export]
     use super::engine::PyJudge;
