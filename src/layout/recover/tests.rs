@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::layout::Distance;
+use crate::layout::arch::{Machine, ARCH_PRESETS};
+use crate::layout::{Distance, GivenGroups, Kind};
+use crate::variant::Build;
 
 fn machine(arch: &str, kernel: &str, page_size: u64, nodes: &[u32]) -> Machine {
     Machine::new(arch, kernel, page_size, Topology::from_nodes(nodes).unwrap(), 188_400)
