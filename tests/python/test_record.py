@@ -99,9 +99,9 @@ def test_the_head_is_filled_in_whatever_the_form(fake, tmp_path, suffix):
     record(fake, path)
     plain = tmp_path / "plain"
     record(fake, plain)
-    without_times = [re.sub(r"seconds=\S+|started=\S+", "", read(p)) for p in (path, plain)]
+    without_times = [re.sub(r"seconds=\S+|started=\S+| +$", "", read(p), flags=re.M) for p in (path, plain)]
     assert without_times[0] == without_times[1]
-    assert "# complete; seconds=0.1" in read(path)
+    assert "# complete; seconds=" in read(path)
     assert len(pc.read_trace(path)) == NR_EVENTS + 1
 
 
@@ -110,7 +110,7 @@ def test_zstd(fake, tmp_path):
     record(fake, tmp_path / "a.zst")
     with (tmp_path / "a.zst").open("rb") as file:
         text = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read().decode()
-    assert "# complete; seconds=0.1" in text
+    assert "# complete; seconds=" in text
     assert text.count(": percpu_") == NR_EVENTS
 
 
@@ -119,7 +119,7 @@ def test_an_open_file_gets_text(fake):
     capture = record(fake, out)
     assert capture.path is None
     assert "the result is in the last line" in out.getvalue().decode()
-    assert out.getvalue().decode().splitlines()[-1].startswith("# complete; seconds=0.1")
+    assert out.getvalue().decode().splitlines()[-1].startswith("# complete; seconds=")
 
 
 def test_lines_in_pieces():
@@ -227,7 +227,7 @@ def test_the_head_says_when_it_broke_off(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(_tracefs.Instance, "lost", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         record(fake, tmp_path / "a")
-    assert "# broken off; seconds=0.1" in read(tmp_path / "a").splitlines()[3]
+    assert "# broken off; seconds=" in read(tmp_path / "a").splitlines()[3]
 
 
 def test_a_file_that_cannot_be_written_is_noticed_first(fake, tmp_path, monkeypatch):
@@ -263,7 +263,7 @@ def test_ctrl_c_completes_the_file_and_is_raised(fake, tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert "# complete; " in read(tmp_path / "a").splitlines()[3]
 
 
@@ -275,9 +275,11 @@ def test_stop_and_progress_from_another_thread(fake, tmp_path):
 
     thread = threading.Thread(target=work)
     thread.start()
-    time.sleep(0.5)
+    deadline = time.monotonic() + 30
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.05)
     stop.set()
-    thread.join(10)
+    thread.join(30)
     assert out[0].nr_events == NR_EVENTS
     assert told
     assert told[-1][1] == NR_EVENTS
@@ -293,13 +295,12 @@ def test_signals_to_the_command(tmp_path, number):
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    deadline = time.monotonic() + 20
-    while not list(root.glob("instances/*/trace_pipe")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    # A second is enough to see events, and for what was seen to be brought to the file.
-    time.sleep(1.3)
+    # What was seen is brought to the file every second.
+    deadline = time.monotonic() + 60
+    while not (out.exists() and read(out).count(": percpu_") == NR_EVENTS) and time.monotonic() < deadline:
+        time.sleep(0.05)
     child.send_signal(number)
-    stdout, stderr = child.communicate(timeout=20)
+    stdout, stderr = child.communicate(timeout=60)
     if number == signal.SIGKILL:
         left = [path.name for path in (root / "instances").iterdir()]
         assert left == [f"percpu-{child.pid}"]
@@ -378,6 +379,22 @@ def test_mounts_are_found_by_their_kind(monkeypatch):
     assert places == ["/x y", "/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
 
 
+def test_a_recording_of_a_live_kernel():
+    """Network namespaces under Linux 6.18: nothing illegal in it, and what is missing is what the kernel says it is."""
+    at = ROOT / "tests/data/captures"
+    trace = pc.read_trace(at / "record-netns.txt.gz")
+    head = gzip.decompress((at / "record-netns.txt.gz").read_bytes()).decode().splitlines()[3]
+    assert head.rstrip() == "# complete; seconds=9.028 events=2959 lost=0 pointers=real"
+    assert len(trace) == 2959
+    before, after = (pc.read_percpu_stats(at / f"record-netns.percpu_stats-{which}.txt") for which in "ab")
+    result = pc.replay(trace, mode="follow", stats=before)
+    assert result.summary["nr_illegal"] == 0
+    # Areas that are handed out again, and were never freed: their frees have no event.
+    assert result.summary["nr_missing_free"] == 2
+    counted = after.totals["nr_dealloc"] - before.totals["nr_dealloc"]
+    assert counted >= result.summary["nr_free"] + result.summary["nr_missing_free"]
+
+
 def test_this_machine(tmp_path):
     """Whatever it allows: a recording, or a message that says what is missing."""
     instances = list(_instances())
@@ -431,7 +448,7 @@ def test_cli(fake, tmp_path, capfdbinary):
     path = tmp_path / "a.txt"
     assert main(["record", "--tracefs", str(fake.root), "-o", str(path), "--seconds", "0.1"]) == 0
     out, err = capfdbinary.readouterr()
-    assert out.decode() == f"5 events in 0.1 s, 23 lost -> {path}\n"
+    assert re.fullmatch(rf"5 events in \d+\.\d s, 23 lost -> {re.escape(str(path))}\n", out.decode())
     assert b"23 events were lost (cpu 1: 23)" in err
     assert main(["record"]) == 1
     assert capfdbinary.readouterr().err == b"percpu: -o FILE is needed\n"
