@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from percpu.results import Result
 from percpu.workloads import Workload, fit, recorded
 
 _NOT_COUNTED = "`{}` does not count its work in this build."
+_NUMBER = re.compile(r"(-|[0-9][0-9.,e+-]*( [kMGT%s])?)$")
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -91,8 +93,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     | x | 1 |
     """
     body = list(rows)
-    numbers = [bool(body) and not isinstance(body[0][i], str) for i in range(len(head))]
-    numbers = [number or (bool(body) and body[0][i][:1].isdigit()) for i, number in enumerate(numbers)]
+    numbers = [all(not isinstance(row[i], str) or _NUMBER.match(row[i]) for row in body) for i in range(len(head))]
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("--:" if number else "---" for number in numbers) + "|"]
     lines += ["| " + " | ".join(c if isinstance(c, str) else f"{c:.3g}" for c in row) + " |" for row in body]
     return "\n".join(lines)
@@ -291,27 +292,25 @@ def _geometric(values: np.ndarray) -> float:
 
 
 def _block_sizes(measured: Result, groups: dict[str, dict[str, Workload]]) -> str:
-    """Work and time by block size, relative to a page, by group of workloads."""
-    counted = is_counted(measured, "linux-4.14")
-    weights = explain(measured, "v2 log 3", "linux-4.14")[0] if counted else None
+    """Work by block size, and the time that it stands for relative to a page, by group of workloads."""
+    if not is_counted(measured, "linux-4.14"):
+        return _NOT_COUNTED.format("linux-4.14")
+    weights = explain(measured, "v2 log 3", "linux-4.14")[0]
     makes = {size: lambda size=size: machine("linux-4.14", size) for size in studies.BLOCK_SIZES}
     shown = []
     for group, workloads in groups.items():
-        rows = studies.over_workloads(workloads, makes, "block_size", repeat=3)
+        rows = studies.over_workloads(workloads, makes, "block_size")
         base = rows_of(rows, block_size=4096)
         for size in studies.BLOCK_SIZES:
             these = rows_of(rows, block_size=size)
             ops = float((these.nr_alloc + these.nr_free).sum())
-            cells = ["-"] * 5
-            if weights is not None:
-                names = ("words_read", "blocks_visited", "block_refreshes")
-                cells = [count(float(these[f"cost_{name}"].sum()) / ops) for name in names]
-                modelled = _work_ns(weights, these) / _work_ns(weights, base)
-                cells += [f"{_geometric(modelled):.3f}", f"{modelled.min():.3f} to {modelled.max():.3f}"]
-            timed = f"{_geometric(these.time_ns / base.time_ns):.2f}"
-            shown.append([group, str(size), *cells, timed, f"{_metadata(size):.0f}"])
+            names = ("words_read", "blocks_visited", "block_refreshes")
+            cells = [count(float(these[f"cost_{name}"].sum()) / ops) for name in names]
+            modelled = _work_ns(weights, these) / _work_ns(weights, base)
+            cells += [f"{_geometric(modelled):.3f}", f"{modelled.min():.3f} to {modelled.max():.3f}"]
+            shown.append([group, str(size), *cells, f"{_metadata(size):.0f}"])
     head = ["workloads", "block, bytes", "words read", "blocks visited", "block refreshes", "modelled time / page's"]
-    return table([*head, "lowest to highest", "time here / page's", "metadata of a chunk, KiB"], shown)
+    return table([*head, "lowest to highest", "metadata of a chunk, KiB"], shown)
 
 
 def _metadata(block_size: int) -> float:

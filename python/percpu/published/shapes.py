@@ -10,6 +10,8 @@ from percpu.errors import NotKept
 from percpu.published.tables import CONTRIVED_SECONDS, fill_levels, plain
 from percpu.results import Result
 
+# Objects of a published batch.
+PUBLISHED_N = 1 << 20
 # Counters that explain time, per engine: those of other work are 0 there or move in step with one of these.
 EXPLAINS = {
     "areamap": ("entries_moved", "chunks_visited", "cleared_bytes", "pages_populated"),
@@ -286,8 +288,12 @@ def explain(measured: Result, log: str, engine: str) -> tuple[Result, Result]:
     counters = EXPLAINS[engine]
     if not is_counted(measured, engine):
         raise NotKept(f"engine {engine} does not count its work", field="costs", engine=engine)
+    # Of as many objects as were published.
     work = np.array(
-        [[c["nr_alloc"], c["nr_free"], *(c[f"cost_{name}"] for name in counters)] for _, _, c in found], dtype=float
+        [
+            np.array([c["nr_alloc"], c["nr_free"], *(c[f"cost_{name}"] for name in counters)]) * (PUBLISHED_N / c["n"])
+            for _, _, c in found
+        ]
     )
     ms = np.array([ms for _, ms, _ in found])
     weights = _positive_fit(work, ms)
