@@ -154,9 +154,8 @@ fn short(value: f64) -> String {
 
 fn row((name, _, unit_size): &Job, runs: &[Phase]) -> String {
     let figures: Vec<_> = runs.iter().map(figures).collect();
-    let series = |value: &dyn Fn(&(u32, [f64; 3], [f64; 3])) -> String| {
-        figures.iter().map(value).collect::<Vec<_>>().join(" / ")
-    };
+    type Row = (u32, [f64; 3], [f64; 3]);
+    let series = |value: &dyn Fn(&Row) -> String| figures.iter().map(value).collect::<Vec<_>>().join(" / ");
     let mut cells = vec![name.clone(), format!("{}", unit_size >> 10), series(&|run| run.0.to_string())];
     cells.extend((0..3).map(|i| series(&|run| short(run.1[i]))));
     cells.extend((0..2).map(|i| series(&|run| short(run.2[i]))));

@@ -153,7 +153,7 @@ impl Shown {
         let topologies: Vec<Option<Topology>> = topologies.into_iter().map(Some).chain(unknown).collect();
         let mut all = Vec::new();
         for topology in &topologies {
-            all.extend(self.from_release(log, clues, topology.as_ref()));
+            all.extend(self.of_release(log, clues, topology.as_ref()));
         }
         for topology in &topologies {
             all.extend(self.with_reserved(log, clues, topology.as_ref()));
@@ -167,7 +167,7 @@ impl Shown {
     }
 
     /// Every kind of machine and build of the architecture and release.
-    fn from_release(
+    fn of_release(
         &self,
         log: &BootLog,
         clues: &Clues,
@@ -214,7 +214,7 @@ impl Shown {
         topology: Option<&Topology>,
     ) -> Vec<Result<Candidate, LayoutError>> {
         let Some(reserved_size) = self.reserved_size else { return Vec::new() };
-        let mut all = self.from_release(log, clues, topology);
+        let mut all = self.of_release(log, clues, topology);
         for candidate in all.iter_mut().flatten() {
             candidate.request.reserved_size = reserved_size;
         }
