@@ -133,10 +133,8 @@ stubtest: build $(VENV)/.deps-dev
 	$(PY) -m mypy.stubtest percpu._core
 
 ruff: $(VENV)/.deps-dev
-	$(BIN)/ruff check --quiet python tests $(wildcard benches)
-	$(BIN)/ruff format --quiet --check python tests $(wildcard benches)
-	$(BIN)/ruff check --quiet python tests/*.py tests/python docs/examples $(wildcard benches)
-	$(BIN)/ruff format --quiet --check python tests/*.py tests/python docs/examples $(wildcard benches)
+	$(BIN)/ruff check --quiet python tests docs/examples $(wildcard benches)
+	$(BIN)/ruff format --quiet --check python tests docs/examples $(wildcard benches)
 
 # The recorded data that is part of a clone, each as far as it is there.
 data:

@@ -41,9 +41,8 @@ from percpu.replay import Follow, Replay, Rerun, replay
 from percpu.results import Result
 from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
 from percpu.summary import TraceSummary
-from percpu.trace import Trace, iter_trace, read_trace
 from percpu.sweep import Sweep, sweep
-from percpu.trace import Trace, read_trace
+from percpu.trace import Trace, iter_trace, read_trace
 
 __all__ = [
     "MACHINES",
@@ -56,9 +55,9 @@ __all__ = [
     "CaptureError",
     "Chunk",
     "Chunks",
+    "Comparison",
     "Explained",
     "Explanation",
-    "Comparison",
     "FirstChunkLayout",
     "Follow",
     "Group",
@@ -88,13 +87,12 @@ __all__ = [
     "__version__",
     "architectures",
     "bpftrace_program",
-    "compare_stats",
-    "cost",
-    "explain",
     "compare",
     "compare_stats",
+    "cost",
     "distributions",
     "engines",
+    "explain",
     "iter_trace",
     "kernels",
     "layout_sweep",

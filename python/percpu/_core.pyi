@@ -1,7 +1,6 @@
 """The extension module. Public API, docstrings and argument checks are in the .py files of the package."""
 
-from collections.abc import Callable, Iterator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Any, Final, final
 
@@ -20,7 +19,6 @@ __all__ = [
     "CallSiteFilter",
     "FirstChunkLayout",
     "Follow",
-    "PercpuStats",
     "Judge",
     "PercpuStats",
     "Replay",
@@ -36,13 +34,12 @@ __all__ = [
     "WorkloadRun",
     "__version__",
     "architectures",
+    "check_changes",
     "closed_world",
     "find_messages",
     "fit_workload",
     "follow",
     "follow_blocks",
-    "check_changes",
-    "fit_workload",
     "kernels",
     "parse_boot_log",
     "preset_of",
@@ -56,9 +53,9 @@ __all__ = [
     "rerun_engine",
     "rules",
     "run_workload",
-    "sweep_points",
     "search_of",
     "sweep_machines",
+    "sweep_points",
     "workload_of_trace",
 ]
 __version__: Final[str]

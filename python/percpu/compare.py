@@ -223,7 +223,12 @@ def compare(
     points = enumerate(Point(**{dim: one}, **fixed) for one in who)
     every = integer("sample_every", sample_every, 0, 1 << 62)
     # One after the other, so that times mean something.
-    how: dict[str, Any] = {"timing": bool(timing), "phases": True, "costs": choice("costs", costs, COSTS), "sample_every": every}
+    how: dict[str, Any] = {
+        "timing": bool(timing),
+        "phases": True,
+        "costs": choice("costs", costs, COSTS),
+        "sample_every": every,
+    }
     run_points(source, points, told, threads=1, **how)
     attrs = {
         "percpu_version": percpu.__version__,

@@ -244,10 +244,6 @@ class Rerun(_OnEngine):
         }
         return cls._make(core, columns, mask, facts)
 
-    @classmethod
-    def _of(cls, columns: Any, mask: Any, facts: dict[str, Any]) -> Rerun:
-        return _rebuild_rerun(columns, mask, facts)
-
     @property
     def allocator(self) -> Allocator:
         """A copy of the allocator after the last event."""
@@ -260,7 +256,7 @@ class Rerun(_OnEngine):
 
 def replay(
     trace: Trace | Iterable[Trace],
-    allocator: Allocator | None = None,
+    allocator: Any = None,
     *,
     mode: str = "predict",
     sample_every: int = 0,
@@ -282,31 +278,11 @@ def replay(
     trace : Trace or iterable of Trace
         n events. Sizes and alignments in bytes. Blocks of a trace that is larger than memory may be given one after the
         other, to rerun and to follow; then what came of single events is not kept.
-    allocator : Allocator, optional
+    allocator : Allocator or engine in Python, optional
         To predict, in the state in which the trace begins: a recorded state, or an empty allocator on a layout. To
-        rerun, any. The other modes take none.
+        rerun, any, also an engine in Python without live areas (`percpu.engines`), on the machine that its attribute
+        ``geometry`` names. The other modes take none.
     mode : {"predict", "rerun", "follow", "closed_world"}, optional
-def _rebuild_rerun(columns: Any, mask: Any, facts: dict[str, Any]) -> Rerun:
-    self = Rerun.__new__(Rerun)
-    Result.__init__(self, columns, mask=mask, attrs=facts["summary"])
-    self._facts = facts
-    return self
-
-
-def replay(trace: Trace, allocator: Any, *, mode: str = "predict", sample_every: int = 0) -> Replay | Rerun:
-    """Run a trace through an allocator.
-
-    The allocator is moved on: afterwards it has the state at the end of the trace. Copy it before to keep it.
-
-    Parameters
-    ----------
-    trace : Trace
-        n events. Sizes and alignments in bytes.
-    allocator : Allocator or engine in Python
-        To predict, in the state in which the trace begins: a recorded state, or an empty allocator on a layout. To
-        rerun, any; also an engine in Python without live areas (`percpu.engines`), on the machine of its attribute
-        ``geometry`` if it has one.
-    mode : {"predict", "rerun"}, optional
         "predict" predicts every placement and compares; after a divergence it resynchronises and goes on. Only for
         the engines from 4.14 on.
         "rerun" makes the trace's requests and frees on any engine, whatever that does with them; the balance worker
@@ -345,11 +321,10 @@ def replay(trace: Trace, allocator: Any, *, mode: str = "predict", sample_every:
     ------
     InvalidRequest
         If the mode does not exist, is not for this engine, or an argument does not go with it.
-    TraceError
-        If the trace cannot be replayed at all, or a statistics text is none.
-        If the trace cannot be replayed on this allocator at all.
     VerifyError
         If an engine in Python gives an illegal answer.
+    TraceError
+        If the trace cannot be replayed at all, or a statistics text is none.
 
     Notes
     -----
@@ -365,6 +340,11 @@ def replay(trace: Trace, allocator: Any, *, mode: str = "predict", sample_every:
     0
     """
     choice("mode", mode, _MODES)
+    if mode == "rerun" and isinstance(trace, Trace) and callable(getattr(type(allocator), "free", None)):
+        from percpu.engines import rerun
+
+        if not isinstance(allocator, Allocator):
+            return Rerun._make(None, *rerun(trace, allocator, integer("sample_every", sample_every, 0, 2**63 - 1)))
     _check_arguments(mode, allocator, layout=layout, unit_size=unit_size, granule=granule, stats=stats,
                      stats_end=stats_end, kernel=kernel)  # fmt: skip
     whole, blocks = _events(trace)
@@ -380,16 +360,6 @@ def replay(trace: Trace, allocator: Any, *, mode: str = "predict", sample_every:
         allocator = _closed_world(whole, layout, unit_size, nr_units, stats, kernel)
     assert allocator is not None
     config = allocator._core.config()
-    if not isinstance(trace, Trace):
-        raise TypeError(f"trace must be a Trace, not {type(trace).__name__}")
-    choice("mode", mode, ("predict", "rerun"))
-    if not isinstance(allocator, Allocator) and mode == "rerun" and callable(getattr(allocator, "alloc", None)):
-        from percpu.engines import rerun
-
-        return Rerun._of(*rerun(trace, allocator, integer("sample_every", sample_every, 0, 2**63 - 1)))
-    if not isinstance(allocator, Allocator):
-        raise TypeError(f"allocator must be an Allocator, not {type(allocator).__name__}")
-    every = integer("sample_every", sample_every, 0, 2**63 - 1) or max(1, len(trace) // 1000)
     if mode == "rerun":
         if whole is None:
             return Rerun._wrap(_core.rerun_blocks(blocks, allocator._core, every, progress), config)
