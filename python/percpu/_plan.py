@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from percpu.errors import InvalidRequest
 from percpu.layout import FirstChunkLayout, Topology
 
 __all__ = ["Plan", "full_name", "make_plan"]
+
+_MAX_POINTS = 1 << 20
+"""Points of one sweep."""
 
 _BYTES = ("size", "align", "min_align", "size_multiple")
 
@@ -206,6 +210,9 @@ def _grid(
     if bool(distributions) != (samples is not None):
         text = "samples= is needed, for there are distributions" if distributions else "samples= needs distributions"
         raise InvalidRequest(text, parameter="samples")
+    nr_points = math.prod(len(values) for values in axes.values()) * (samples or 1)
+    if nr_points > _MAX_POINTS:
+        raise InvalidRequest(f"parameters: {nr_points} points are more than {_MAX_POINTS}", parameter="parameters")
     grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     if not distributions:
         return grid, tuple(axes), axes

@@ -71,7 +71,8 @@ class Integers(Choice):
     """
 
     def __init__(self, low: int, high: int, step: int = 1) -> None:
-        low, high, step = integer("low", low), integer("high", high), integer("step", step, 1)
+        low, high = integer("low", low, 0, 1 << 62), integer("high", high, 0, 1 << 62)
+        step = integer("step", step, 1, 1 << 62)
         if high < low:
             raise InvalidRequest(f"high={high}: must be at least low={low}", parameter="high")
         self.values = range(low, high + 1, step)  # type: ignore[assignment]

@@ -120,6 +120,8 @@ def test_a_distribution_of_scipys_form():
         ({"block_size": []}, {}, pc.InvalidRequest, "has no values"),
         ({"block_size": [4096, 4096]}, {}, pc.InvalidRequest, "4096 twice"),
         ([], {}, pc.InvalidRequest, "there is no point"),
+        ({"block_size": range(1 << 11), "every": range(1 << 11)}, {}, pc.InvalidRequest, "4194304 points are more"),
+        ({"block_size": PowersOfTwo(512, 4096)}, {"samples": 1 << 30}, pc.InvalidRequest, "points are more than"),
         ([3], {}, TypeError, r"parameters\[0\] must be a mapping"),
         ("block_size", {}, TypeError, "must be a mapping or a list"),
         ({3: [4096]}, {}, TypeError, "must be str"),
