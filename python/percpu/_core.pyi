@@ -45,7 +45,6 @@ __all__ = [
     "preset_of",
     "procedures",
     "read_percpu_stats",
-    "read_trace",
     "recover_boot_log",
     "replay",
     "rerun",
@@ -116,9 +115,6 @@ def recover_boot_log(
 def sweep_machines(
     kernel: str, word_bits: int, points: list[NDArray[np.uint64]], threads: int | None
 ) -> tuple[dict[str, NDArray[np.uint64]], list[str | None]]: ...
-
-# A trace in any text format, plain or gzip; the format is recognised.
-def read_trace(path: str | PathLike[str]) -> Trace: ...
 
 # The debugfs text percpu_stats of any kernel. Raises TraceError.
 def read_percpu_stats(text: str) -> PercpuStats: ...

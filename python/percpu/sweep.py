@@ -244,8 +244,8 @@ def sweep(
     >>> import percpu as pc
     >>> w = pc.workloads.objects(3000, size=24)
     >>> g = sweep(w, {"engine": ["areamap", "linux-5.14"], "request.align": [8, 64]})
-    >>> g.dims, g.peak_handed_out_bytes.tolist()
-    (('engine', 'request.align'), [72000, 191976, 72000, 72000])
+    >>> g.dims, g.peak_populated_bytes.tolist()
+    (('engine', 'request.align'), [80744, 203624, 80744, 203624])
     """
     source = Source(what)
     if not isinstance(parameters, Mapping) and (
