@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::trace::{self as core, Compression, Format, Limits, ReadOptions};
 /// Time between two looks for a Ctrl-C.
 const LOOK: Duration = Duration::from_millis(20);
 /// Events that are made between two looks, where nothing is read.
-const SLICE: usize = 1 << 18;
+const SLICE: usize = 1 << 17;
 
 /// Where bytes come from. Whatever Python raises on the way is kept.
 struct Input {
@@ -83,6 +84,12 @@ impl Read for Input {
             }
         }
     }
+}
+
+/// The events of a block in slices, between which a Ctrl-C is noticed; one slice if there are none.
+fn parts(block: &Trace) -> impl Iterator<Item = Range<usize>> {
+    let n = block.inner.len();
+    (0..n.max(1)).step_by(SLICE).map(move |start| start..n.min(start + SLICE))
 }
 
 type Reader = core::TraceReader<Input>;
@@ -211,7 +218,11 @@ impl TraceWriter {
         py.check_signals()?;
         let mut inner = self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let writer = inner.as_mut().ok_or_else(|| PyValueError::new_err("the file is closed"))?;
-        Ok(py.detach(|| writer.write(&block.inner))?)
+        for part in parts(block) {
+            py.detach(|| writer.write_part(&block.inner, part))?;
+            py.check_signals()?;
+        }
+        Ok(())
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<()> {
@@ -258,8 +269,13 @@ impl TraceSummary {
         Self { inner: Mutex::new(core::Summary::new()) }
     }
 
-    fn add(&self, py: Python<'_>, block: &Trace) {
-        py.detach(|| self.lock().add(&block.inner));
+    fn add(&self, py: Python<'_>, block: &Trace) -> PyResult<()> {
+        py.detach(|| self.lock().begin(&block.inner));
+        for part in parts(block) {
+            py.detach(|| self.lock().add_part(&block.inner, part));
+            py.check_signals()?;
+        }
+        Ok(())
     }
 
     fn totals<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

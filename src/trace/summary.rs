@@ -16,6 +16,7 @@
 //! One hash look-up for each allocation and free; memory grows with the areas that live, not with events.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use super::event::{Clock, Format, Kind};
 use super::{flag, Trace, NONE, NO_CPU};
@@ -82,6 +83,8 @@ pub struct Summary {
     without_site: SiteRow,
     cpus: BTreeMap<u16, CpuRow>,
     live: HashMap<(u32, i32), Area>,
+    /// Chunks that an event has named.
+    named: Vec<bool>,
     totals: Totals,
 }
 
@@ -139,16 +142,26 @@ impl Summary {
 
     /// Adds the next block of one trace; its dictionaries continue those of the block before.
     pub fn add(&mut self, block: &Trace) {
-        self.sites.resize(block.call_sites().len(), SiteRow::default());
+        self.begin(block);
+        self.add_part(block, 0..block.len());
+    }
+
+    /// Takes note of a block as a whole; its events follow by [`Self::add_part`].
+    pub fn begin(&mut self, block: &Trace) {
+        self.sites.resize(block.call_sites().len().max(self.sites.len()), SiteRow::default());
         self.names.extend(block.call_sites().iter().skip(self.names.len()).cloned());
+        self.named.resize(block.bases().len().max(self.named.len()), false);
         let facts = block.facts();
         let totals = &mut self.totals;
         (totals.clock, totals.hashed, totals.format) = (block.clock(), block.hashed(), facts.format);
-        totals.chunks = block.bases().len() as u64;
         totals.overwritten += facts.overwritten_events;
         totals.skipped_lines += facts.skipped_lines;
         totals.damaged_lines += facts.damaged_lines;
-        for index in 0..block.len() {
+    }
+
+    /// Adds some events of a block, those behind the ones that were added before.
+    pub fn add_part(&mut self, block: &Trace, events: Range<usize>) {
+        for index in events {
             self.event(block, index);
         }
         self.totals.live = self.live.len() as u64;
@@ -170,6 +183,9 @@ impl Summary {
         widen(&mut row.times, time);
         widen(&mut self.totals.times, time);
         self.totals.events += 1;
+        if let Some(named) = self.named.get_mut(c.base[index] as usize) {
+            self.totals.chunks += u64::from(!std::mem::replace(named, true));
+        }
         let place = (c.base[index], c.off[index]);
         match kind {
             Kind::Alloc => {

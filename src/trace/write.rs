@@ -12,6 +12,7 @@
 //! Specification 40 sections 6 to 6.2.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use flate2::write::GzEncoder;
 use zstd::stream::write::Encoder as ZstdEncoder;
@@ -21,7 +22,7 @@ use super::{Base, Clock, Event, Record, Trace};
 /// Writes `trace` as ftrace text; use a buffered writer.
 pub fn write_ftrace(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
     write_head(trace, out)?;
-    write_events(trace, out)
+    write_events(trace, 0..trace.len(), out)
 }
 
 fn write_head(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
@@ -35,9 +36,9 @@ fn write_head(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
     out.write_all(b"#              | |         |   |||||     |         |\n")
 }
 
-fn write_events(trace: &Trace, out: &mut impl Write) -> io::Result<()> {
+fn write_events(trace: &Trace, mut events: Range<usize>, out: &mut impl Write) -> io::Result<()> {
     let writer = Writer { trace, prefix: needs_prefix(trace) };
-    trace.records().try_for_each(|record| writer.record(&record, out))
+    events.try_for_each(|event| trace.get(event).map_or(Ok(()), |record| writer.record(&record, out)))
 }
 
 /// How a text is compressed.
@@ -95,10 +96,15 @@ impl<W: Write> TraceWriter<W> {
 
     /// Adds a block.
     pub fn write(&mut self, block: &Trace) -> io::Result<()> {
+        self.write_part(block, 0..block.len())
+    }
+
+    /// Adds some events of a block, those behind the ones that were added before.
+    pub fn write_part(&mut self, block: &Trace, events: Range<usize>) -> io::Result<()> {
         if !std::mem::replace(&mut self.begun, true) {
             write_head(block, &mut self.out)?;
         }
-        write_events(block, &mut self.out)
+        write_events(block, events, &mut self.out)
     }
 
     /// Ends the text, and the compression.
