@@ -56,7 +56,7 @@ const CHECKPOINT_MOST: usize = 1 << 20;
 /// How many events an allocation's line may be late.
 const MAX_LATE: usize = 8;
 /// Events between two questions whether to go on.
-const ASK_EVERY: usize = 4096;
+const ASK_EVERY: usize = 1024;
 /// Copies that are kept, and about how many bytes of maps they may hold.
 const MARKS: usize = 32;
 const MARK_BYTES: u64 = 128 << 20;
@@ -159,7 +159,7 @@ impl Replay {
                 early: early.contains(&(id, bytes(start))),
             }));
         }
-        let mut runner = Rerunner::fork(trace, from, allocator, &live, target, options)?;
+        let mut runner = Rerunner::fork(trace, from, allocator, &live, target, options, go_on)?;
         runner.read_range(trace, from..trace.len(), go_on)?;
         Ok(runner.finish())
     }

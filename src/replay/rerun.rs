@@ -51,7 +51,7 @@ use crate::trace::{Alloc, Base, Event, Trace};
 use crate::units::Bytes;
 
 /// Events between two questions whether to go on.
-const ASK_EVERY: usize = 4096;
+const ASK_EVERY: usize = 256;
 /// Events between two counts of populated pages, where they have to be counted.
 const PAGES_EVERY: u32 = 256;
 /// Events between the first two copies of the allocator, and at most.
@@ -230,7 +230,7 @@ impl Rerun {
             None => Rerunner::of(machine, from, options),
             Some(target) => {
                 let objects = machine.objects.into_iter().filter(|(_, object)| object.ptr != NULL).collect();
-                Rerunner::carry(target, objects, from, options)?
+                Rerunner::carry(target, objects, from, options, go_on)?
             }
         };
         runner.read_range(trace, from..trace.len(), go_on)?;
@@ -332,9 +332,13 @@ impl Rerunner {
         live: &[Live],
         target: Option<Allocator>,
         options: &Options,
+        go_on: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Self, TraceError> {
         let mut known: HashMap<Key, (u32, u8), Mix> = HashMap::default();
         for record in trace.records().take(from) {
+            if record.index % (16 * ASK_EVERY) == 0 && !go_on(0) {
+                return Err(stopped());
+            }
             if let Event::Alloc(Alloc { base: Some(base), off, align, .. }) = record.event {
                 known.insert((base.addr, off.0), (record.index as u32 + 1, log2(align)));
             }
@@ -351,7 +355,9 @@ impl Rerunner {
                 machine.objects = objects.collect();
                 Ok(Self::of(machine, from, options))
             }
-            Some(target) => Self::carry(target, objects.filter(|(_, object)| !object.early).collect(), from, options),
+            Some(target) => {
+                Self::carry(target, objects.filter(|(_, object)| !object.early).collect(), from, options, go_on)
+            }
         }
     }
 
@@ -361,11 +367,15 @@ impl Rerunner {
         mut objects: Vec<(Key, Object)>,
         from: usize,
         options: &Options,
+        go_on: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Self, TraceError> {
         objects.sort_unstable_by_key(|(key, object)| (object.born, *key));
         let mut machine = Machine::new(allocator);
         let (mut carried, mut not_carried) = (0, 0);
-        for (key, mut object) in objects {
+        for (number, (key, mut object)) in objects.into_iter().enumerate() {
+            if number % ASK_EVERY == 0 && !go_on(0) {
+                return Err(stopped());
+            }
             let request = Request { nowarn: true, ..Request::new(Bytes(object.size.into()), Bytes(1 << object.align)) };
             object.ptr = machine.allocator.alloc(&request).ptr;
             if object.ptr == NULL {
@@ -539,6 +549,11 @@ impl Rerunner {
         }
         (distance >= MAX_UNIT_SIZE).then_some(alloc.off)
     }
+}
+
+/// The caller said no before there was anything to show.
+fn stopped() -> TraceError {
+    TraceError::new("stopped")
 }
 
 /// The logarithm of an alignment.
