@@ -229,6 +229,22 @@ def test_largest_runs_against_a_naive_count(kernel):
     assert a.snapshot() == before
 
 
+@pytest.mark.parametrize("engine", ["cpu_alloc-2008", "areamap", "rfc-v1", "linux-4.14", "linux-5.2", "linux-5.14"])
+def test_every_engine(engine):
+    """Also those that keep no hints, no pages, or other granules."""
+    a = pc.Allocator(unit_size=64 << 10, nr_units=2, engine=engine)
+    live = [a.alloc(size) for size in range(4, 400, 4)]
+    for size, p in zip(range(4, 400, 4), live, strict=True):
+        if size % 3:
+            a.free(p, size)
+    facts = check_request(a, 256, 16)
+    assert facts["served"]
+    assert facts["free_bytes"] == sum(chunk.free_bytes for chunk in a.chunks.values())
+    assert 256 <= facts["largest_fit_bytes"] <= facts["free_bytes"]
+    line = "allocation failed, size=256 align=16 atomic=0, failed to populate"
+    assert "On this state the request is served" in str(pc.explain(line, a))
+
+
 def test_what_limits_an_atomic_request():
     a = pc.Allocator(unit_size=32 << 10, nr_units=2, balance="manual")
     line = "allocation failed, size=64 align=8 atomic=1, atomic alloc failed, no space left"
