@@ -67,7 +67,7 @@ pub(super) const CGROUPS: Procedure = Procedure {
         list("aligns", &[8, 8, 64, 8, 8, 8, 8, 8, 64, 8, 4, 8, 8, 8, 8, 8], 0, MAX_BYTES, "alignment of each, bytes"),
         list(
             "order",
-            &[4, 5, 7, 11, 12, 14, 15, 3, 0, 6, 13, 9, 8, 10, 2, 1],
+            &[4, 5, 7, 11, 14, 15, 3, 0, 12, 6, 10, 9, 8, 13, 2, 1],
             0,
             u32::MAX as u64,
             "objects of the set by number, in the order in which they are freed",

@@ -265,3 +265,15 @@ def test_requests_and_frees_are_told_apart():
     assert parts.alloc_time_ns[0] <= parts.time_ns[0]
     assert parts.alloc_cost_words_read[1] == 0
     assert "alloc_time_ns" not in list(whole)
+
+
+def test_a_namespace_is_made_and_removed_as_in_the_recording():
+    trace = pc.read_trace(ROOT / "tests" / "data" / "recordings" / "netns-own0-4cpu" / "trace.txt.gz")
+    rows = next(pc.workloads.recorded(trace).steps())
+    p = pc.workloads.netns().parameters
+    made = np.flatnonzero(rows.kind == 0)[:20]
+    assert rows.size_bytes[made].tolist() == p["sizes"].tolist()
+    assert rows.align_bytes[made].tolist() == p["aligns"].tolist()
+    # Each number's first free is that of the first namespace's object.
+    freed = [number for number in rows.id[rows.kind == 1].tolist() if number < 20]
+    assert list(dict.fromkeys(freed)) == p["order"].tolist()
