@@ -151,7 +151,7 @@ pub fn sweep(
     stop: &AtomicBool,
 ) -> Option<Vec<Result<Row, ConfigError>>> {
     let row = |point: &Point| (!stop.load(Ordering::Relaxed)).then(|| point.row(rules, word));
-    points.par_iter().with_min_len(256).map(row).collect()
+    points.par_iter().with_min_len(32).map(row).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::layout::recover::{self as recovering, Clues, Recovery, Unrecovered};
 use crate::layout::vm_areas::Search;
 use crate::layout::{ArchPreset, Backend, Distance, ARCH_PRESETS};
 use crate::units::WordSize;
-use crate::variant::Preset;
+use crate::variant::{Preset, PRESETS};
 
 /// One dictionary for each element.
 fn dicts<'py, T>(
@@ -103,10 +103,13 @@ pub fn to_dict<'py>(py: Python<'py>, explanation: &Explanation) -> PyResult<Boun
     Ok(d)
 }
 
-/// The preset of the engine that a release had.
+/// The preset of the engine that a release had; none if it is newer than all of them.
 #[pyfunction]
 pub fn preset_of(kernel: &str) -> Option<&'static str> {
-    Preset::of_number(release_number(kernel)?).map(|preset| preset.release)
+    let (major, minor, _) = release_number(kernel)?;
+    let newest = PRESETS.iter().filter_map(|preset| release_number(preset.release)).max()?;
+    let preset = Preset::of_number(release_number(kernel)?)?;
+    ((major, minor, 0) <= newest).then_some(preset.release)
 }
 
 /// The search for address space that a release has.
@@ -248,7 +251,7 @@ const COLUMNS: [Column; 10] = [
 ];
 
 /// Points between two looks at signals.
-const SLICE: usize = 1 << 14;
+const SLICE: usize = 1 << 10;
 
 /// Columns over the points, one for each name; the error of each point that has none.
 #[pyfunction]

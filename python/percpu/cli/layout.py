@@ -123,7 +123,9 @@ def _layout(arguments: argparse.Namespace) -> percpu.FirstChunkLayout:
     if arguments.this_machine:
         # The release and the architecture are those of this machine, too; its log is rarely readable.
         arch = arch or platform.machine()
-        given.setdefault("kernel", platform.release())
+        # A release that is newer than every preset has the rules of the newest as far as is known.
+        release = platform.release()
+        given.setdefault("kernel", release if percpu._core.preset_of(release) else str(percpu.kernels()["kernel"][-1]))
     static = arguments.static
     if static is None and arguments.this_machine:
         static = _shown_static_size(arguments.sysfs_root)

@@ -442,7 +442,8 @@ class FirstChunkLayout:
         topology = topology_of(topology)
         settings = {**_DEFAULTS, **given}
         engine_kernel, exact = _kernel(settings["kernel"], warn)
-        choice("first_chunk", settings["first_chunk"], (*_KINDS, "explicit"))
+        if settings["unit_size"] is None:  # else a given unit, of a log that does not show the CPUs
+            choice("first_chunk", settings["first_chunk"], _KINDS)
         for name in _SIZES:
             settings[name] = _size(name, settings[name], 1 if name in _POSITIVE else 0)
         settings["dyn_size"] = _dyn_size(settings["dyn_size"])

@@ -171,6 +171,8 @@ class Topology:
         """
         by_cpu: dict[int, int] = {}
         following = 0
+        if isinstance(nodes, str):
+            raise LayoutError(f"nodes: must be counts or lists of CPUs, one for each node, not the text {nodes[:40]!r}")
         try:
             for node, cpus in enumerate(nodes):
                 if isinstance(cpus, (int, np.integer)) and not isinstance(cpus, bool):
@@ -186,7 +188,7 @@ class Topology:
                     by_cpu[cpu] = node
                     following = max(following, cpu + 1)
         except TypeError as error:
-            raise LayoutError(f"nodes: must be counts or lists of CPUs for each node ({error})") from None
+            raise LayoutError(f"nodes: must be counts or lists of CPUs, one for each node ({error})") from None
         return cls([by_cpu.get(cpu) for cpu in range(following)], node_distances=node_distances, online=online)
 
     @classmethod
