@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from percpu import _core
-from percpu.errors import InvalidRequest
+from percpu.errors import InvalidFree, InvalidRequest
 
 U64 = 1 << 64
 
@@ -30,6 +30,14 @@ def integer(parameter: str, value: Any, low: int = 0, high: int = U64 - 1, error
         if error is not None:
             raise error(f"{parameter}={number}: must be from {low} to {high}")
         raise InvalidRequest(f"{parameter}={number}: must be from {low} to {high}", parameter=parameter)
+    return number
+
+
+def pointer(value: Any) -> int:
+    """Return `value` as a pointer to be freed."""
+    number = whole_number("ptr", value)
+    if not 0 <= number < U64:
+        raise InvalidFree(f"ptr={number}: not an address", ptr=number)
     return number
 
 

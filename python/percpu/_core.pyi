@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ __all__ = [
     "Allocator",
     "Areas",
     "CallSiteFilter",
+    "Calls",
     "FirstChunkLayout",
     "Follow",
     "Judge",
@@ -310,6 +311,23 @@ class FirstChunkLayout:
     # The kernel's lines, each ended by a newline.
     def boot_log(self) -> str: ...
 
+# Single calls of an allocator: the base of `percpu.Allocator`, where they are documented.
+class Calls:
+    def __new__(cls, core: Allocator) -> Self: ...
+    # Raises AllocError, InvalidRequest.
+    def alloc(
+        self,
+        size: int,
+        align: int = 4,
+        *,
+        atomic: bool = False,
+        reserved: bool = False,
+        nowarn: bool = False,
+        accounted: bool = False,
+    ) -> int: ...
+    # size: only used by cpu_alloc-2008. Raises InvalidFree.
+    def free(self, ptr: int, size: int | None = None) -> None: ...
+
 @final
 class Allocator:
     # balance_every: the worker runs after the operation that scheduled it (1), if scheduled after every k-th (k), or
@@ -346,10 +364,6 @@ class Allocator:
     # backend, has_layout.
     def config(self) -> dict[str, Any]: ...
 
-    # sleep: 0 ordinary, 1 no file system, 2 atomic. Raises AllocError, InvalidRequest.
-    def alloc(self, size: int, align: int, sleep: int, reserved: bool, nowarn: bool, accounted: bool) -> int: ...
-    # size: only used by cpu_alloc-2008. Raises InvalidFree.
-    def free(self, ptr: int, size: int | None) -> None: ...
     # Arrays of length n or 1; returns ptr, chunk, off_bytes, unit_off_bytes, reason, each (n,).
     def alloc_many(
         self,

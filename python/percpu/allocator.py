@@ -21,7 +21,7 @@ from percpu._checks import (
     warn_assumed,
     whole_number,
 )
-from percpu.errors import InvalidAddress, InvalidFree, InvalidRequest, LayoutError, NotKept, StaleChunk, StateError
+from percpu.errors import InvalidAddress, InvalidRequest, LayoutError, NotKept, StaleChunk, StateError
 from percpu.layout import FirstChunkLayout, VmallocSpace
 from percpu.results import Result
 
@@ -343,7 +343,7 @@ class Chunks(Mapping[int, Chunk]):
         return self._core.chunk_numbers().tolist()
 
 
-class Allocator:
+class Allocator(_core.Calls):
     """A per-CPU allocator, bit for bit that of a kernel.
 
     Parameters
@@ -397,8 +397,8 @@ class Allocator:
     0
     """
 
-    def __init__(
-        self,
+    def __new__(  # noqa: D102 (the class says it)
+        cls,
         layout: FirstChunkLayout | None = None,
         *,
         unit_size: int | None = None,
@@ -412,7 +412,7 @@ class Allocator:
         every: int | None = None,
         backend: str = "vm",
         vmalloc: VmallocSpace | None = None,
-    ) -> None:
+    ) -> Allocator:
         policy = balance_policy(balance, every)
         choice("backend", backend, ("vm", "km"))
         if layout is not None:
@@ -438,8 +438,7 @@ class Allocator:
                 if not isinstance(vmalloc, VmallocSpace):
                     raise TypeError(f"vmalloc must be a VmallocSpace, not {type(vmalloc).__name__}")
                 space = vmalloc._core
-            self._core = _core.Allocator.on_layout(layout._core, policy, backend, space)
-            return
+            return cls._wrap(_core.Allocator.on_layout(layout._core, policy, backend, space))
         if vmalloc is not None:
             raise InvalidRequest("vmalloc needs a layout, whose groups it spaces", parameter="vmalloc")
         if unit_size is None or nr_units is None:
@@ -447,24 +446,28 @@ class Allocator:
         preset = engine_release(kernel, engine, "6.12")
         warn_assumed(preset)
         page = 4096 if page_size is None else integer("page_size", page_size)
-        self._core = _core.Allocator.plain(
-            kernel=preset[0],
-            unit_size=integer("unit_size", unit_size),
-            nr_units=integer("nr_units", nr_units, 0, 2**32 - 1),
-            page_size=page,
-            min_alloc_size=4 if min_alloc_size is None else integer("min_alloc_size", min_alloc_size),
-            block_size=page if block_size is None else integer("block_size", block_size),
-            balance_every=policy,
-            backend=backend,
+        self = cls._wrap(
+            _core.Allocator.plain(
+                kernel=preset[0],
+                unit_size=integer("unit_size", unit_size),
+                nr_units=integer("nr_units", nr_units, 0, 2**32 - 1),
+                page_size=page,
+                min_alloc_size=4 if min_alloc_size is None else integer("min_alloc_size", min_alloc_size),
+                block_size=page if block_size is None else integer("block_size", block_size),
+                balance_every=policy,
+                backend=backend,
+            )
         )
         for name, given in (("min_alloc_size", min_alloc_size), ("block_size", block_size)):
             fixed = getattr(self, name)
             if given is not None and given != fixed:
                 raise InvalidRequest(f"{name}={given}: is always {fixed} in engine {preset[1]}", parameter=name)
+        return self
 
     @classmethod
     def _wrap(cls, core: _core.Allocator) -> Allocator:
-        self = cls.__new__(cls)
+        # `alloc` and `free` are inherited; everything else goes through `core`, which is the same allocator.
+        self = super().__new__(cls, core)
         self._core = core
         return self
 
@@ -475,80 +478,6 @@ class Allocator:
         return None if core is None else VmallocSpace._wrap(core)
 
     # -- requests --------------------------------------------------------------------
-
-    def alloc(
-        self,
-        size: int,
-        align: int = 4,
-        *,
-        atomic: bool = False,
-        reserved: bool = False,
-        nowarn: bool = False,
-        accounted: bool = False,
-    ) -> int:
-        """Allocate the same bytes for every CPU.
-
-        Parameters
-        ----------
-        size : int
-            Bytes for each CPU.
-        align : int, optional
-            Alignment in bytes, a power of two up to a page.
-        atomic : bool, optional
-            The request must not sleep: only pages that are populated already, and no new chunk.
-        reserved : bool, optional
-            From the reserved chunk, if there is one.
-        nowarn : bool, optional
-            No warning line if it fails.
-        accounted : bool, optional
-            Charged to a memory cgroup; decides the lists in kernels 5.9 to 5.13.
-
-        Returns
-        -------
-        int
-            The pointer; never 0.
-
-        Raises
-        ------
-        AllocError
-            If it fails as it would in the kernel; ``reason`` says why.
-        InvalidRequest
-            If no kernel serves this size or alignment.
-
-        Examples
-        --------
-        >>> a = Allocator(unit_size=32 << 10, nr_units=2)
-        >>> hex(a.alloc(8))
-        '0x40000000'
-        """
-        return self._core.alloc(
-            integer("size", size),
-            integer("align", align),
-            _ATOMIC if atomic else _ORDINARY,
-            bool(reserved),
-            bool(nowarn),
-            bool(accounted),
-        )
-
-    def free(self, ptr: int, size: int | None = None) -> None:
-        """Free an area.
-
-        Parameters
-        ----------
-        ptr : int
-            What `alloc` returned; `NULL` does nothing.
-        size : int, optional
-            Bytes; needed by the engine ``cpu_alloc-2008``, which does not know them, and ignored by the others.
-
-        Raises
-        ------
-        InvalidFree
-            If no live area starts there.
-        """
-        number = whole_number("ptr", ptr)
-        if not 0 <= number < U64:
-            raise InvalidFree(f"ptr={number}: not an address", ptr=number)
-        self._core.free(number, None if size is None else integer("size", size))
 
     def alloc_many(
         self,

@@ -1,8 +1,8 @@
 //! The allocator.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict};
@@ -11,7 +11,7 @@ use super::convert::{self, Records};
 use super::errors;
 use super::layout::{preset, FirstChunkLayout};
 use super::vmalloc::VmallocSpace;
-use crate::allocator::{Allocator as Core, Area, Balance, BatchError};
+use crate::allocator::{Allocator as Core, Area, Balance, BatchError, Columns};
 use crate::backend::Supply;
 use crate::chunk::Role;
 use crate::engine::{ChunkView, Older};
@@ -83,18 +83,17 @@ impl Signals {
 /// An allocator, shared by a lock.
 #[pyclass(frozen, module = "percpu._core")]
 pub struct Allocator {
-    inner: Mutex<Core>,
+    inner: Arc<Mutex<Core>>,
 }
 
 impl Allocator {
     pub fn new(core: Core) -> Self {
-        Self { inner: Mutex::new(core) }
+        Self { inner: Arc::new(Mutex::new(core)) }
     }
 
     /// The allocator; the interpreter is released while waiting for it.
     pub fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Core> {
-        // A panic is a bug that was reported already; the state is as good as it was then.
-        self.inner.lock_py_attached(py).unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.inner, py)
     }
 
     /// Calls `read` with a view of a chunk.
@@ -107,6 +106,114 @@ impl Allocator {
         let core = self.lock(py);
         let view = core.engine().chunk(ChunkId(chunk)).ok_or_else(|| errors::stale_chunk(py, chunk))?;
         read(&core, view)
+    }
+}
+
+fn lock<'a>(inner: &'a Mutex<Core>, py: Python<'_>) -> MutexGuard<'a, Core> {
+    // A panic is a bug that was reported already; the state is as good as it was then.
+    inner.lock_py_attached(py).unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Single calls. The Python class inherits them, so that no Python frame is in the way; the rest it asks an [`Allocator`],
+/// which is the same one.
+#[pyclass(frozen, subclass, module = "percpu._core")]
+pub struct Calls {
+    inner: Arc<Mutex<Core>>,
+}
+
+#[pymethods]
+impl Calls {
+    #[new]
+    fn new(core: &Allocator) -> Self {
+        Self { inner: Arc::clone(&core.inner) }
+    }
+
+    /// Allocate the same bytes for every CPU.
+    ///
+    /// Parameters
+    /// ----------
+    /// size : int
+    ///     Bytes for each CPU.
+    /// align : int, optional
+    ///     Alignment in bytes, a power of two up to a page.
+    /// atomic : bool, optional
+    ///     The request must not sleep: only pages that are populated already, and no new chunk.
+    /// reserved : bool, optional
+    ///     From the reserved chunk, if there is one.
+    /// nowarn : bool, optional
+    ///     No warning line if it fails.
+    /// accounted : bool, optional
+    ///     Charged to a memory cgroup; decides the lists in kernels 5.9 to 5.13.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     The pointer; never 0.
+    ///
+    /// Raises
+    /// ------
+    /// AllocError
+    ///     If it fails as it would in the kernel; ``reason`` says why.
+    /// InvalidRequest
+    ///     If no kernel serves this size or alignment.
+    ///
+    /// Examples
+    /// --------
+    /// >>> a = Allocator(unit_size=32 << 10, nr_units=2)
+    /// >>> hex(a.alloc(8))
+    /// '0x40000000'
+    #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
+    #[pyo3(
+        signature = (size, align = None, *, atomic = None, reserved = None, nowarn = None, accounted = None),
+        text_signature = "($self, size, align=4, *, atomic=False, reserved=False, nowarn=False, accounted=False)"
+    )]
+    fn alloc(
+        &self,
+        py: Python<'_>,
+        size: &Bound<'_, PyAny>,
+        align: Option<&Bound<'_, PyAny>>,
+        atomic: Option<&Bound<'_, PyAny>>,
+        reserved: Option<&Bound<'_, PyAny>>,
+        nowarn: Option<&Bound<'_, PyAny>>,
+        accounted: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u64> {
+        let flag = |given: Option<&Bound<'_, PyAny>>| given.map_or(Ok(false), PyAnyMethods::is_truthy);
+        let request = Request {
+            size: Bytes(convert::number("size", size)?),
+            align: Bytes(align.map_or(Ok(4), |align| convert::number("align", align))?),
+            sleep: if flag(atomic)? { Sleep::Never } else { Sleep::Full },
+            reserved: flag(reserved)?,
+            nowarn: flag(nowarn)?,
+        };
+        let accounted = flag(accounted)?;
+        let mut core = lock(&self.inner, py);
+        check_accounted(py, &core, accounted)?;
+        let placement = core.alloc(&request);
+        match placement.outcome {
+            Outcome::Placed { .. } => Ok(placement.ptr),
+            Outcome::Failed(reason) => Err(errors::alloc_error(py, &request, request.sleep == Sleep::Never, reason)),
+        }
+    }
+
+    /// Free an area.
+    ///
+    /// Parameters
+    /// ----------
+    /// ptr : int
+    ///     What `alloc` returned; `NULL` does nothing.
+    /// size : int, optional
+    ///     Bytes; needed by the engine ``cpu_alloc-2008``, which does not know them, and ignored by the others.
+    ///
+    /// Raises
+    /// ------
+    /// InvalidFree
+    ///     If no live area starts there.
+    #[pyo3(signature = (ptr, size = None))]
+    fn free(&self, py: Python<'_>, ptr: &Bound<'_, PyAny>, size: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let ptr = convert::pointer(ptr)?;
+        let size = size.map(|size| convert::number("size", size)).transpose()?;
+        let result = lock(&self.inner, py).free(ptr, size.map(Bytes));
+        result.map_err(|error| errors::free_error(py, error, None))
     }
 }
 
@@ -264,32 +371,6 @@ impl Allocator {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
-    fn alloc(
-        &self,
-        py: Python<'_>,
-        size: u64,
-        align: u64,
-        sleep: u8,
-        reserved: bool,
-        nowarn: bool,
-        accounted: bool,
-    ) -> PyResult<u64> {
-        let request = Request { size: Bytes(size), align: Bytes(align), sleep: self::sleep(sleep), reserved, nowarn };
-        let mut core = self.lock(py);
-        check_accounted(py, &core, accounted)?;
-        let placement = core.alloc(&request);
-        match placement.outcome {
-            Outcome::Placed { .. } => Ok(placement.ptr),
-            Outcome::Failed(reason) => Err(errors::alloc_error(py, &request, request.sleep == Sleep::Never, reason)),
-        }
-    }
-
-    fn free(&self, py: Python<'_>, ptr: u64, size: Option<u64>) -> PyResult<()> {
-        let result = self.lock(py).free(ptr, size.map(Bytes));
-        result.map_err(|error| errors::free_error(py, error, None))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
     fn alloc_many<'py>(
         &self,
         py: Python<'py>,
@@ -315,23 +396,17 @@ impl Allocator {
         let core: &mut Core = &mut core;
         let mut signals = Signals::default();
         let requests = (0..n).map(request);
-        let placements = py.detach(|| core.alloc_many(requests, &mut || signals.go_on()));
-        let placements = placements.map_err(|error| signals.error(py, error))?;
-        let ptr: Vec<u64> = placements.iter().map(|placement| placement.ptr).collect();
-        let (mut chunk, mut off, mut reason) = (vec![0u32; n], vec![0u64; n], vec![0u8; n]);
-        let mut unit_off = vec![0u64; n];
-        for (i, placement) in placements.iter().enumerate() {
-            match placement.outcome {
-                Outcome::Placed { chunk: id, off: bytes } => {
-                    (chunk[i], off[i]) = (id.0, bytes.0);
-                    // It is live, so that its chunk still exists.
-                    unit_off[i] = core.unit_off(id, bytes).0;
-                }
-                Outcome::Failed(why) => reason[i] = why as u8,
-            }
+        let columns = py.detach(|| core.alloc_columns(requests, &mut || signals.go_on()));
+        let Columns { ptr, chunk, off, unit_off, failed } = columns.map_err(|error| signals.error(py, error))?;
+        // Untouched pages of zeros cost nothing.
+        let reason = PyArray1::<u8>::zeros(py, n, false);
+        if !failed.is_empty() {
+            let mut reasons = reason.readwrite();
+            let reasons = reasons.as_slice_mut()?;
+            failed.iter().for_each(|(row, why)| reasons[*row] = *why as u8);
         }
         let (off, unit_off) = (off.into_pyarray(py), unit_off.into_pyarray(py));
-        Ok((ptr.into_pyarray(py), chunk.into_pyarray(py), off, unit_off, reason.into_pyarray(py)))
+        Ok((ptr.into_pyarray(py), chunk.into_pyarray(py), off, unit_off, reason))
     }
 
     fn free_many(

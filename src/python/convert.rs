@@ -2,9 +2,37 @@
 
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyInt;
 
 use crate::block::Block;
 use crate::variant::Generation;
+
+/// An integer argument; what is not plainly one goes through the checks of the package, for its errors.
+#[inline]
+pub fn number(parameter: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    match plain_int(value) {
+        Some(number) => Ok(number),
+        None => checks(value)?.call_method1("integer", (parameter, value))?.extract(),
+    }
+}
+
+/// A pointer argument, the same way.
+#[inline]
+pub fn pointer(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    match plain_int(value) {
+        Some(number) => Ok(number),
+        None => checks(value)?.call_method1("pointer", (value,))?.extract(),
+    }
+}
+
+#[inline]
+fn plain_int(value: &Bound<'_, PyAny>) -> Option<u64> {
+    value.is_exact_instance_of::<PyInt>().then(|| value.extract().ok()).flatten()
+}
+
+fn checks<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyModule>> {
+    value.py().import("percpu._checks")
+}
 
 /// The first `len` bits of a map, one bool each.
 pub fn bits<'py>(py: Python<'py>, words: &[u64], len: usize) -> Bound<'py, PyArray1<bool>> {

@@ -35,7 +35,7 @@ mod _core {
     use pyo3::types::{PyList, PyTuple};
 
     #[pymodule_export]
-    use super::allocator::Allocator;
+    use super::allocator::{Allocator, Calls};
     #[pymodule_export]
     use super::compare::Source;
     #[pymodule_export]
