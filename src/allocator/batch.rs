@@ -142,7 +142,12 @@ impl Allocator {
             let served = match self.engine.as_linux_mut() {
                 Some(linux) => linux.alloc_some(request, most),
                 None => match self.engine.alloc(request) {
-                    Outcome::Placed { chunk, off } => Served::Placed { chunk, off, step: Bytes(0), count: 1 },
+                    Outcome::Placed { chunk, off } => {
+                        let more = most > 1 && !self.engine.balance_pending();
+                        let behind = if more { most - 1 } else { 0 };
+                        let (step, count) = self.engine.alloc_behind(request, chunk, off, behind);
+                        Served::Placed { chunk, off, step, count: 1 + count }
+                    }
                     Outcome::Failed(reason) => Served::Failed(reason),
                 },
             };
@@ -272,7 +277,7 @@ impl Allocator {
     }
 
     /// Checks a batch without changing anything.
-    fn check_free_many(&self, ptrs: &[u64], size: &dyn Fn(usize) -> Option<Bytes>) -> Result<(), BatchError> {
+    pub(super) fn check_free_many(&self, ptrs: &[u64], size: &dyn Fn(usize) -> Option<Bytes>) -> Result<(), BatchError> {
         for (index, ptr) in ptrs.iter().enumerate().filter(|(_, ptr)| **ptr != NULL) {
             let checked = self.place_of(*ptr).and_then(|(chunk, off)| {
                 self.engine.check_free(chunk, off, size(index)).map_err(|error| super::with_pointer(error, *ptr))

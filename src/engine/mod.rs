@@ -61,6 +61,12 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Serves a request.
     fn alloc(&mut self, request: &Request) -> Outcome;
 
+    /// More of the same requests, right after one that was placed at byte `off` of a chunk: bytes from one to the next, and how
+    /// many of up to `most` were served one behind the other, as single requests would be, none of them scheduling the worker.
+    fn alloc_behind(&mut self, _request: &Request, _chunk: ChunkId, _off: Bytes, _most: u32) -> (Bytes, u32) {
+        (Bytes(0), 0)
+    }
+
     /// Frees the live area at byte `off` of a chunk and returns its size. `size` is what the
     /// caller says the size is; only an engine that stores none looks at it.
     fn free(&mut self, chunk: ChunkId, off: Bytes, size: Option<Bytes>) -> Result<Bytes, RequestError>;

@@ -4,8 +4,8 @@
 //!
 //! The array of the model moves its rest with every split and merge. Here nothing moves: one set holds
 //! where areas start (and where the last one ends), one the starts of free areas. An index of the array is
-//! the number of starts below a position, kept countable by a Fenwick tree over *groups* of 512
-//! granules and a byte for each word.
+//! the number of starts below a position, counted by *groups* of 512 granules and groups of those; within a
+//! group a byte for each word.
 //!
 //! ```text
 //! array     0*   10   16*  24   256*
@@ -15,7 +15,8 @@
 //! ```
 //!
 //! A search skips groups by an upper bound of their free areas, and [`Known`] remembers, for the sizes last
-//! asked for, a position below which nothing fits.
+//! asked for, a position below which nothing fits. The first free area of all, which is nearly always asked for,
+//! is kept at hand with its index.
 //!
 //! # Units
 //!
@@ -26,11 +27,12 @@
 //! - Position 0 and the end are starts; the end is not free.
 //! - `bounds[g]` is at least the size of every free area that starts in group g.
 //! - Nothing that fits an entry of `known` starts below its `from`.
+//! - `first` is the first free area, if it is known.
 //!
 //! # Cost
 //!
-//! 34 bits for 32 granules and 16 bytes a group, whatever is live. Split and merge are O(1) but for the count,
-//! which takes log2 of the number of groups; a first fit looks at groups whose bound allows it.
+//! 34 bits for 32 granules and 14 bytes a group, whatever is live. Split and merge are O(1), an index is a sum of at
+//! most 64 numbers and one for each 64 groups; a first fit looks at groups whose bound allows it.
 
 use super::tree::Tree;
 use super::GRANULE;
@@ -39,6 +41,8 @@ use super::GRANULE;
 const GROUP_WORDS: usize = 8;
 /// Granules of a group, as a shift.
 const GROUP_SHIFT: u32 = 9;
+/// Groups that are counted together.
+const GROUPS: usize = 64;
 /// Sizes that are remembered.
 const NR_KNOWN: usize = 8;
 
@@ -65,11 +69,16 @@ pub(super) struct Areas {
     used: u32,
     /// For each group, the starts in each of its words, a byte a word.
     in_words: Box<[u64]>,
-    /// Fenwick tree of the starts in each group.
-    counts: Box<[u32]>,
+    /// Starts in each group.
+    counts: Box<[u16]>,
+    /// Starts in each 64 groups.
+    counts_above: Box<[u32]>,
     /// Bytes.
     bounds: Box<[u32]>,
     known: [Known; NR_KNOWN],
+    first: Option<Stretch>,
+    /// The index of `first`, if that is known.
+    first_index: Option<u32>,
 }
 
 /// A free area, in granules.
@@ -105,9 +114,12 @@ impl Areas {
             end,
             used: 0,
             in_words: vec![0; groups].into(),
-            counts: vec![0; groups + 1].into(),
+            counts: vec![0; groups].into(),
+            counts_above: vec![0; groups.div_ceil(GROUPS)].into(),
             bounds: vec![0; groups].into(),
             known: [Known::NOTHING; NR_KNOWN],
+            first: None,
+            first_index: None,
         };
         areas.starts.insert(end);
         areas
@@ -152,13 +164,17 @@ impl Areas {
     /// Starts below a position: the index of the area that starts there.
     #[inline]
     pub fn index(&self, at: u32) -> u32 {
-        let group = (at >> GROUP_SHIFT) as usize;
-        let mut count = 0;
-        let mut node = group;
-        while node > 0 {
-            count += self.counts[node];
-            node &= node - 1;
+        match (self.first, self.first_index) {
+            (Some(first), Some(index)) if first.start == at => index,
+            _ => self.count_below(at),
         }
+    }
+
+    fn count_below(&self, at: u32) -> u32 {
+        let group = (at >> GROUP_SHIFT) as usize;
+        let above = group / GROUPS;
+        let mut count: u32 = self.counts_above[..above].iter().sum();
+        count += self.counts[above * GROUPS..group].iter().map(|count| u32::from(*count)).sum::<u32>();
         let word = (at >> 6) as usize;
         let below = (1_u64 << (word % GROUP_WORDS * 8)) - 1;
         let bytes = self.in_words[group] & below;
@@ -169,27 +185,26 @@ impl Areas {
         count + rest.count_ones()
     }
 
-    #[inline]
+    #[inline(always)]
     fn count(&mut self, at: u32, up: bool) {
         let group = (at >> GROUP_SHIFT) as usize;
         let byte = 1_u64 << ((at >> 6) as usize % GROUP_WORDS * 8);
-        let step = |value: &mut u32| *value = if up { *value + 1 } else { *value - 1 };
-        self.in_words[group] = if up { self.in_words[group] + byte } else { self.in_words[group] - byte };
-        let mut node = group + 1;
-        while let Some(value) = self.counts.get_mut(node) {
-            step(value);
-            node += node & node.wrapping_neg();
+        let (words, count, above) =
+            (&mut self.in_words[group], &mut self.counts[group], &mut self.counts_above[group / GROUPS]);
+        if up {
+            (*words, *count, *above, self.used) = (*words + byte, *count + 1, *above + 1, self.used + 1);
+        } else {
+            (*words, *count, *above, self.used) = (*words - byte, *count - 1, *above - 1, self.used - 1);
         }
-        step(&mut self.used);
     }
 
-    #[inline]
+    #[inline(always)]
     fn add_start(&mut self, at: u32) {
         self.starts.insert(at);
         self.count(at, true);
     }
 
-    #[inline]
+    #[inline(always)]
     fn remove_start(&mut self, at: u32) {
         self.starts.remove(at);
         self.count(at, false);
@@ -208,11 +223,55 @@ impl Areas {
             }
             self.add_start(place);
         }
+        let rest = Stretch { start: stop, end: found.end };
         if stop < found.end {
             self.add_start(stop);
             self.free.insert(stop);
-            self.raise_bound(Stretch { start: stop, end: found.end });
+            self.raise_bound(rest);
         }
+        if self.first.is_some_and(|first| first.start == found.start) {
+            if keep_head {
+                self.first = Some(Stretch { start: found.start, end: place });
+            } else {
+                self.first = (stop < found.end).then_some(rest);
+                self.first_index = self.first_index.map(|index| index + 1);
+            }
+        }
+    }
+
+    /// Takes `count` areas of `size` granules each from the front of the first free area `first`, and leaves some of it.
+    pub fn take_run(&mut self, first: Stretch, size: u32, count: u32) {
+        let rest = Stretch { start: first.start + size * count, end: first.end };
+        debug_assert!(self.first == Some(first) && rest.start < rest.end);
+        self.free.remove(first.start);
+        for at in 1..=count {
+            self.add_start(first.start + size * at);
+        }
+        self.free.insert(rest.start);
+        self.raise_bound(rest);
+        self.first = Some(rest);
+        self.first_index = self.first_index.map(|index| index + count);
+    }
+
+    /// The first free area, if it is known.
+    #[inline(always)]
+    pub fn known_first(&self) -> Option<Stretch> {
+        self.first
+    }
+
+    /// The free area that ends at `at`, where an area starts.
+    #[inline(always)]
+    pub fn free_before(&self, at: u32) -> Option<Stretch> {
+        if let Some(first) = self.first {
+            if first.end == at {
+                return Some(first);
+            }
+            if first.start > at {
+                return None;
+            }
+        }
+        let start = self.starts.last_before(at).filter(|before| self.free.contains(*before))?;
+        Some(Stretch { start, end: at })
     }
 
     /// Gives back the area `area` in use, which becomes one with the free areas next to it.
@@ -229,6 +288,11 @@ impl Areas {
             self.free.remove(behind.start);
             self.remove_start(behind.start);
             merged.end = behind.end;
+        }
+        match self.first {
+            Some(first) if merged.start == first.start => self.first = Some(merged),
+            Some(first) if merged.start < first.start => (self.first, self.first_index) = (Some(merged), None),
+            _ => {}
         }
         self.raise_bound(merged);
         for known in &mut self.known {
@@ -252,6 +316,15 @@ impl Areas {
         }
     }
 
+    /// The first free area; none is before `from`.
+    #[inline(always)]
+    pub fn first_free(&mut self, from: u32) -> Option<Stretch> {
+        if self.first.is_none() {
+            (self.first, self.first_index) = (self.next_free(from), None);
+        }
+        self.first
+    }
+
     /// The first free area at or behind a position.
     #[inline]
     pub fn next_free(&self, from: u32) -> Option<Stretch> {
@@ -264,9 +337,16 @@ impl Areas {
         ((size / GRANULE) ^ align.trailing_zeros()) as usize % NR_KNOWN
     }
 
-    /// The first free area at or behind `from` that `size` bytes at `align` fit in. No free area is before `from`.
-    #[inline]
-    pub fn first_fit(&mut self, from: u32, size: u32, align: u32) -> Option<Stretch> {
+    /// The first free area that `size` bytes at `align` fit in; `first` is the first of all.
+    #[inline(always)]
+    pub fn first_fit(&mut self, first: Stretch, size: u32, align: u32) -> Option<Stretch> {
+        if first.fits(size, align) {
+            return Some(first);
+        }
+        self.fit_behind(first.end, size, align)
+    }
+
+    fn fit_behind(&mut self, from: u32, size: u32, align: u32) -> Option<Stretch> {
         let slot = Self::slot(size, align);
         let known = self.known[slot];
         let mut at = from;

@@ -60,7 +60,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::early::{Area, Early, PageMap, Room, Space, Task};
+use super::early::{Area, Bounds, Early, PageMap, Room, Space, Task};
 use super::saved::Fields;
 use super::{BootRegion, ChunkView, Older, Setup};
 use crate::bitmap;
@@ -281,7 +281,7 @@ impl Space for AreaMap {
 
     fn alloc<C: Counter>(&mut self, g: &Geometry, pages: &PageMap, task: &Task, costs: &mut C) -> Option<Area> {
         debug_assert!(self.used() + MARGIN_ATOMIC <= self.capacity, "no room for two more entries");
-        let first = self.areas.next_free(self.first_free);
+        let first = self.areas.first_free(self.first_free);
         let from = first.map_or(self.areas.end(), |first| first.start);
         let mut head = 0;
         let found = if task.atomic {
@@ -291,7 +291,7 @@ impl Space for AreaMap {
                 fit.is_some()
             })
         } else {
-            let found = self.areas.first_fit(from, task.size, task.align);
+            let found = first.and_then(|first| self.areas.first_fit(first, task.size, task.align));
             head = found.map_or(0, |found| (found.start * GRANULE).wrapping_neg() & (task.align - 1));
             found
         };
@@ -306,6 +306,39 @@ impl Space for AreaMap {
             return None;
         };
         Some(self.take(g, found, head, task.size, from, costs))
+    }
+
+    fn alloc_run<C: Counter>(&mut self, g: &Geometry, off: u32, task: &Task, bounds: &Bounds, costs: &mut C) -> u32 {
+        let Some(first) = self.areas.known_first() else { return 0 };
+        let (size, page) = (task.size, g.page_size().0 as u32);
+        if first.start * GRANULE != off || self.first_free != first.start || (size | off) & (task.align - 1) != 0 {
+            return 0;
+        }
+        // Each leaves something behind itself, up to the end of its last page, and wants the margin of entries.
+        let end = (first.end * GRANULE / page * page).min(bounds.end);
+        let count = [
+            bounds.most,
+            end.saturating_sub(off) / size,
+            first.size().saturating_sub(SMALLEST_KEPT) / size,
+            self.free_size.saturating_sub(bounds.keep_free) / size,
+            (self.capacity + 1).saturating_sub(self.used() + MARGIN_HIGH),
+        ];
+        let count = count.into_iter().min().unwrap_or(0);
+        if count == 0 {
+            return 0;
+        }
+        if C::ON {
+            let moved = u64::from(self.used() - self.areas.index(first.start));
+            costs.count(|costs| {
+                costs.entries_scanned += u64::from(count);
+                costs.entries_moved += moved * u64::from(count);
+            });
+        }
+        self.exact &= first.size() < self.contig_hint;
+        self.areas.take_run(first, size / GRANULE, count);
+        self.free_size -= size * count;
+        self.first_free = first.start + size / GRANULE * count;
+        count
     }
 
     fn has_place(&self, g: &Geometry, pages: &PageMap, task: &Task) -> bool {
@@ -337,8 +370,7 @@ impl Space for AreaMap {
         self.first_free = self.first_free.min(start);
         let behind =
             self.areas.is_free(area.end).then(|| Stretch { start: area.end, end: self.areas.end_of(area.end) });
-        let before = self.areas.before(start).filter(|before| self.areas.is_free(*before));
-        let before = before.map(|before| Stretch { start: before, end: start });
+        let before = self.areas.free_before(start);
         if C::ON {
             self.count_free(start, before.is_some(), behind.is_some(), costs);
         }

@@ -363,6 +363,75 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Runs of equal requests are what single requests give: places, state, work.
+    #[test]
+    fn runs_are_single_requests(
+        steps in prop::collection::vec((1u64..200, 0u32..7, 1u32..80, any::<usize>(), 0..4u8), 1..60), head in 0..3u64,
+    ) {
+        let setup = small_setup(Generation::AreaMap, 4096, head * 66, 0, 3000);
+        let (mut single, mut runs) = (AreaMapEngine::new(&setup).unwrap(), AreaMapEngine::new(&setup).unwrap());
+        let (mut live, mut longest) = (Vec::new(), 0);
+        for (size, shift, count, at, kind) in steps {
+            let sleep = if kind == 3 { Sleep::Never } else { Sleep::Full };
+            let align = Bytes(1 << shift);
+            let request = Request { sleep, ..Request::new(Bytes(size), align) };
+            let mut left = count;
+            while left > 0 {
+                let outcome = runs.alloc(&request);
+                let mut expected = vec![outcome];
+                if let Outcome::Placed { chunk, off } = outcome {
+                    let (step, more) = runs.alloc_behind(&request, chunk, off, left - 1);
+                    longest = longest.max(more);
+                    expected.extend((1..=u64::from(more)).map(|i| Outcome::Placed { chunk, off: off + Bytes(i * step.0) }));
+                }
+                left -= expected.len() as u32;
+                for outcome in expected {
+                    prop_assert_eq!(single.alloc(&request), outcome);
+                    if let Outcome::Placed { chunk, off } = outcome {
+                        live.push((chunk, off));
+                    }
+                }
+                if runs.balance_pending() {
+                    runs.balance();
+                    single.balance();
+                }
+                prop_assert_eq!(format!("{runs:?}"), format!("{single:?}"));
+                prop_assert_eq!(runs.costs(), single.costs());
+            }
+            for i in 0..at % 20 {
+                if !live.is_empty() {
+                    let (chunk, off) = live.swap_remove((at / 20 + i) % live.len());
+                    runs.free(chunk, off, None).unwrap();
+                    single.free(chunk, off, None).unwrap();
+                }
+            }
+        }
+        runs.verify().unwrap();
+    }
+}
+
+#[test]
+fn requests_in_order_are_served_as_runs() {
+    let mut engine = AreaMapEngine::new(&small_setup(Generation::AreaMap, 4096, 0, 0, 0)).unwrap();
+    engine.balance();
+    let four = request(4, Sleep::Full);
+    let mut served = 0;
+    let mut calls = 0;
+    while served < 500 {
+        let Outcome::Placed { chunk, off } = engine.alloc(&four) else { panic!("there is room") };
+        served += 1 + engine.alloc_behind(&four, chunk, off, 499 - served.min(499)).1;
+        calls += 1;
+        if engine.balance_pending() {
+            engine.balance();
+        }
+    }
+    assert!(calls < 100, "{calls} calls for {served} requests");
+    engine.verify().unwrap();
+}
+
 /// Specification 11 section 8, the table, with the work of each step counted by hand.
 #[test]
 fn costs_of_the_table() {

@@ -26,36 +26,46 @@ const MASK: u32 = (1 << SHIFT) - 1;
 /// A set of numbers below a limit.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
+    words: Box<[u64]>,
     levels: Vec<Box<[u64]>>,
 }
 
 impl Tree {
     /// An empty set of numbers below `limit`.
     pub fn new(limit: u32) -> Self {
-        let mut levels = Vec::new();
         let mut words = (limit as usize).div_ceil(64).max(1);
-        loop {
-            levels.push(vec![0; words].into_boxed_slice());
-            if words == 1 {
-                return Self { levels };
-            }
+        let lowest = vec![0; words].into_boxed_slice();
+        let mut levels = Vec::new();
+        while words > 1 {
             words = words.div_ceil(64);
+            levels.push(vec![0; words].into_boxed_slice());
         }
+        Self { words: lowest, levels }
     }
 
     /// The words of level 0.
-    #[inline]
+    #[inline(always)]
     pub fn words(&self) -> &[u64] {
-        &self.levels[0]
+        &self.words
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn contains(&self, at: u32) -> bool {
-        self.levels[0].get((at >> SHIFT) as usize).is_some_and(|word| word >> (at & MASK) & 1 != 0)
+        self.words.get((at >> SHIFT) as usize).is_some_and(|word| word >> (at & MASK) & 1 != 0)
     }
 
-    #[inline]
-    pub fn insert(&mut self, mut at: u32) {
+    #[inline(always)]
+    pub fn insert(&mut self, at: u32) {
+        let word = &mut self.words[(at >> SHIFT) as usize];
+        let old = *word;
+        *word |= 1 << (at & MASK);
+        if old == 0 {
+            self.insert_above(at >> SHIFT);
+        }
+    }
+
+    #[inline(never)]
+    fn insert_above(&mut self, mut at: u32) {
         for level in &mut self.levels {
             let word = &mut level[(at >> SHIFT) as usize];
             let old = *word;
@@ -67,8 +77,17 @@ impl Tree {
         }
     }
 
-    #[inline]
-    pub fn remove(&mut self, mut at: u32) {
+    #[inline(always)]
+    pub fn remove(&mut self, at: u32) {
+        let word = &mut self.words[(at >> SHIFT) as usize];
+        *word &= !(1 << (at & MASK));
+        if *word == 0 {
+            self.remove_above(at >> SHIFT);
+        }
+    }
+
+    #[inline(never)]
+    fn remove_above(&mut self, mut at: u32) {
         for level in &mut self.levels {
             let word = &mut level[(at >> SHIFT) as usize];
             *word &= !(1 << (at & MASK));
@@ -80,50 +99,61 @@ impl Tree {
     }
 
     /// The lowest member at or above `from`.
-    #[inline]
+    #[inline(always)]
     pub fn next(&self, from: u32) -> Option<u32> {
-        let mut at = from;
+        let word = self.words.get((from >> SHIFT) as usize)? & (u64::MAX << (from & MASK));
+        if word != 0 {
+            return Some((from & !MASK) + word.trailing_zeros());
+        }
+        self.next_word((from >> SHIFT) + 1)
+    }
+
+    /// The lowest member in word `at` or above.
+    #[inline(never)]
+    fn next_word(&self, mut at: u32) -> Option<u32> {
         for (height, level) in self.levels.iter().enumerate() {
             let word = level.get((at >> SHIFT) as usize)? & (u64::MAX << (at & MASK));
             if word != 0 {
-                return Some(self.lowest_below(height, (at & !MASK) + word.trailing_zeros()));
+                let mut at = (at & !MASK) + word.trailing_zeros();
+                for level in self.levels[..height].iter().rev() {
+                    at = (at << SHIFT) + level[at as usize].trailing_zeros();
+                }
+                return Some((at << SHIFT) + self.words[at as usize].trailing_zeros());
             }
             at = (at >> SHIFT) + 1;
         }
         None
     }
 
-    /// The lowest number below bit `at` of level `height`.
-    #[inline]
-    fn lowest_below(&self, height: usize, mut at: u32) -> u32 {
-        for level in self.levels[..height].iter().rev() {
-            at = (at << SHIFT) + level[at as usize].trailing_zeros();
+    /// The highest member below `end`.
+    #[inline(always)]
+    pub fn last_before(&self, end: u32) -> Option<u32> {
+        if end & MASK != 0 {
+            let word = self.words[(end >> SHIFT) as usize] & !(u64::MAX << (end & MASK));
+            if word != 0 {
+                return Some((end & !MASK) + 63 - word.leading_zeros());
+            }
         }
-        at
+        self.last_before_word(end >> SHIFT)
     }
 
-    /// The highest member below `end`.
-    #[inline]
-    pub fn last_before(&self, end: u32) -> Option<u32> {
-        let mut end = end;
+    /// The highest member below word `end`.
+    #[inline(never)]
+    fn last_before_word(&self, mut end: u32) -> Option<u32> {
         for (height, level) in self.levels.iter().enumerate() {
             if end & MASK != 0 {
                 let word = level[(end >> SHIFT) as usize] & !(u64::MAX << (end & MASK));
                 if word != 0 {
-                    return Some(self.highest_below(height, (end & !MASK) + 63 - word.leading_zeros()));
+                    let mut at = (end & !MASK) + 63 - word.leading_zeros();
+                    for level in self.levels[..height].iter().rev() {
+                        at = (at << SHIFT) + 63 - level[at as usize].leading_zeros();
+                    }
+                    return Some((at << SHIFT) + 63 - self.words[at as usize].leading_zeros());
                 }
             }
             end >>= SHIFT;
         }
         None
-    }
-
-    #[inline]
-    fn highest_below(&self, height: usize, mut at: u32) -> u32 {
-        for level in self.levels[..height].iter().rev() {
-            at = (at << SHIFT) + 63 - level[at as usize].leading_zeros();
-        }
-        at
     }
 }
 

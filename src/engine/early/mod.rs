@@ -38,17 +38,18 @@ mod verify;
 mod worker;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 
 use serde_json::Value;
 
+use super::linux::lookup::Lookup;
 use super::saved::Fields;
 use super::{BootChunks, BootRegion, ChunkView, Engine, Make, Setup, Stats, Totals};
 use crate::backend::Backend;
 use crate::bitmap;
 use crate::chunk::Role;
-use crate::cost::{counted, Counter, Meter, Part};
+use crate::cost::{counted, Counter, Counting, Meter, Part};
 use crate::error::{ConfigError, RequestError, StateError, Violation};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
@@ -96,6 +97,12 @@ impl PageMap {
         self.nr_populated
     }
 
+    /// Whether the pages `from..to` are populated.
+    #[inline(always)]
+    pub fn all_populated(&self, from: u32, to: u32) -> bool {
+        self.nr_populated == self.nr_pages || (to == from + 1 && bitmap::test(&self.words, from))
+    }
+
     /// The first maximal unpopulated range in `[from, to)`.
     pub fn unpopulated_range(&self, from: u32, to: u32) -> Option<(u32, u32)> {
         bitmap::clear_runs(&self.words, from, to).next()
@@ -126,6 +133,17 @@ pub struct Task {
     pub align: u32,
     /// Populated pages only, no new chunk, no growth.
     pub atomic: bool,
+}
+
+/// How far a run of equal requests may go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// Areas.
+    pub most: u32,
+    /// Bytes from the chunk's base: no area may end behind.
+    pub end: u32,
+    /// Bytes that must stay free.
+    pub keep_free: u32,
 }
 
 /// An area that was taken or given back.
@@ -186,6 +204,19 @@ pub trait Space: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 
     /// Takes an area. May correct hints on failure.
     fn alloc<C: Counter>(&mut self, g: &Geometry, pages: &PageMap, task: &Task, costs: &mut C) -> Option<Area>;
+
+    /// Takes areas one behind the other from byte `off` on, as that many requests in a row would: how many. Each must leave
+    /// hints, list and room as they are, or none is taken.
+    fn alloc_run<C: Counter>(
+        &mut self,
+        _g: &Geometry,
+        _off: u32,
+        _task: &Task,
+        _bounds: &Bounds,
+        _costs: &mut C,
+    ) -> u32 {
+        0
+    }
 
     /// True if an area could be taken, whatever the hints say.
     fn has_place(&self, g: &Geometry, pages: &PageMap, task: &Task) -> bool;
@@ -316,7 +347,7 @@ pub struct Early<S> {
     first: Option<ChunkId>,
     slots: Slots,
     /// Chunks that are not of the boot area, by base address.
-    by_base: BTreeMap<u64, ChunkId>,
+    by_base: Lookup,
     /// Chunks whose records the worker shall make room for, in order.
     pub(super) growth: VecDeque<ChunkId>,
     /// Empty populated pages of all chunks but the reserved one.
@@ -347,7 +378,7 @@ impl<S: Space> Early<S> {
             reserved: None,
             first: None,
             slots: Slots::new(numbers.nr_slots),
-            by_base: BTreeMap::new(),
+            by_base: Lookup::new(geometry.unit_size().0),
             growth: VecDeque::new(),
             nr_empty_pop_pages: 0,
             atomic_failed: false,
@@ -539,7 +570,7 @@ impl<S: Space> Early<S> {
     fn destroy_chunk(&mut self, id: ChunkId) {
         debug_assert_eq!(self.slots.slot_of(id), None);
         let entry = self.chunks[id.0 as usize].take().expect("the chunk exists");
-        self.by_base.remove(&entry.base_addr);
+        self.by_base.remove(entry.base_addr);
         self.stats.chunk_destroyed();
         self.backend.destroy(id, entry.base_addr, entry.pages.nr_pages);
     }
@@ -572,6 +603,14 @@ impl<S: Space> Engine for Early<S> {
 
     fn alloc(&mut self, request: &Request) -> Outcome {
         counted!(self.meter, costs => self.request(request, costs))
+    }
+
+    fn alloc_behind(&mut self, request: &Request, chunk: ChunkId, off: Bytes, most: u32) -> (Bytes, u32) {
+        if self.meter.counting() == Counting::Full {
+            // What each of them touches is counted apart.
+            return (Bytes(0), 0);
+        }
+        counted!(self.meter, costs => self.run_behind(request, chunk, off, most, costs))
     }
 
     fn free(&mut self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<Bytes, RequestError> {
@@ -612,8 +651,7 @@ impl<S: Space> Engine for Early<S> {
         if owner.is_some() {
             return owner;
         }
-        let (base, id) = self.by_base.range(..=addr).next_back()?;
-        (addr - base < self.geometry.unit_size().0).then_some(*id)
+        self.by_base.find(addr).map(|(id, _)| id)
     }
 
     fn chunk_ids(&self) -> Vec<ChunkId> {

@@ -2,9 +2,9 @@
 //!
 //! Source: specification 20 sections 3 to 7.
 
-use super::{Area, Early, Space, Task, EMPTY_LOW};
+use super::{Area, Bounds, Early, Space, Task, EMPTY_LOW};
 use crate::bitmap;
-use crate::cost::{Counter, Part};
+use crate::cost::{words_of, Counter, Part};
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::units::Bytes;
 
@@ -27,6 +27,64 @@ impl<S: Space> Early<S> {
             Ok((chunk, off)) => Outcome::Placed { chunk, off: Bytes(u64::from(off)) },
             Err(reason) => self.fail(&task, reason),
         }
+    }
+
+    /// Serves more of the same requests behind one that was placed at byte `off`: bytes from one to the next, and how many.
+    ///
+    /// That is where the next search would look first: at the same chunk, on the same list, on populated pages.
+    pub(super) fn run_behind<C: Counter>(
+        &mut self,
+        request: &Request,
+        id: ChunkId,
+        off: Bytes,
+        most: u32,
+        costs: &mut C,
+    ) -> (Bytes, u32) {
+        let nothing = (Bytes(0), 0);
+        let granule = self.geometry.min_alloc_size();
+        let size = Bytes(request.size.0.next_multiple_of(granule.0));
+        let spare_pages = self.nr_empty_pop_pages - EMPTY_LOW;
+        let reserved = request.reserved && self.reserved.is_some();
+        if request.sleep != Sleep::Full || reserved || self.balance_pending || spare_pages < 0 {
+            return nothing;
+        }
+        let listed =
+            self.slots.occupied_from(self.size_to_slot(size)).filter(|slot| self.slots.head(*slot) == Some(id));
+        let Some(slot) = listed else { return nothing };
+        let task = Task { size: size.0 as u32, align: request.align.max(granule).0 as u32, atomic: false };
+        let page = self.geometry.page_size().0 as u32;
+        let from = off.0 as u32 + task.size;
+        let entry = self.existing(id);
+        let free = entry.space.free_bytes(&self.geometry).0;
+        if self.chunk_slot(entry) != slot || slot == self.numbers.free {
+            return nothing;
+        }
+        // Down to here the chunk stays on its list.
+        let keep_free = if slot == 1 { 4 } else { 1 << free.ilog2() };
+        let hole = bitmap::next_zero(entry.pages.words(), entry.pages.nr_pages(), from / page);
+        let end = hole.min(from.div_ceil(page) + spare_pages as u32) * page;
+        let bounds = Bounds { most, end, keep_free };
+        let g = self.geometry;
+        let entry = self.existing_mut(id);
+        let count = entry.space.alloc_run(&g, from, &task, &bounds, costs);
+        if count == 0 {
+            return nothing;
+        }
+        entry.nr_alloc += count;
+        let to = from + count * task.size;
+        self.nr_empty_pop_pages -= (to.div_ceil(page) - from.div_ceil(page)) as i32;
+        self.stats.allocated_many(size, u64::from(count));
+        if C::ON {
+            let words = |at: u32| words_of(at / page, (at + task.size).div_ceil(page));
+            let words: u32 = (0..count).map(|i| words(from + i * task.size)).sum();
+            let cleared = u64::from(count) * size.0 * self.backend.nr_cpus();
+            costs.count(|costs| {
+                costs.chunks_visited += u64::from(count);
+                costs.words_read += u64::from(words);
+                costs.cleared_bytes += cleared;
+            });
+        }
+        (size, count)
     }
 
     /// Takes an area and populates the pages under it.
@@ -67,6 +125,9 @@ impl<S: Space> Early<S> {
         costs: &mut C,
     ) -> Result<(), Reason> {
         costs.search(Part::Populated, first, end);
+        if self.existing(id).pages.all_populated(first, end) {
+            return Ok(());
+        }
         let mut page = first;
         while let Some((from, to)) = self.existing(id).pages.unpopulated_range(page, end) {
             if !self.backend.populate(id, from, to) {

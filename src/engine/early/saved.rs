@@ -83,7 +83,8 @@ impl<S: Space> Early<S> {
             chunk.check(free, "number")?;
             if role == Role::Dynamic {
                 chunk.check(self.backend.holds_chunk(entry.base_addr), "base_addr")?;
-                chunk.check(self.by_base.insert(entry.base_addr, ChunkId(number)).is_none(), "base_addr")?;
+                chunk.check(self.by_base.at_base(entry.base_addr).is_none(), "base_addr")?;
+                self.by_base.insert(entry.base_addr, ChunkId(number));
             }
             self.chunks[number as usize] = Some(Box::new(entry));
         }

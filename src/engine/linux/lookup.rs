@@ -42,7 +42,7 @@ const NONE: Entry = Entry { base: u64::MAX, id: ChunkId::RESERVED };
 
 /// Chunks by base address.
 #[derive(Clone)]
-pub(super) struct Lookup {
+pub struct Lookup {
     tree: BTreeMap<u64, ChunkId>,
     /// Bytes of a chunk.
     pub unit_size: u64,

@@ -25,7 +25,7 @@
 
 mod balance;
 mod batch;
-mod lookup;
+pub(super) mod lookup;
 mod request;
 #[cfg(test)]
 mod tests;
