@@ -9,6 +9,7 @@ from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
 from percpu.answers.cost import cost
 from percpu.answers.explain import Explained, Explanation, explain
 from percpu.compare import Comparison, compare
+from percpu.costs import counters
 from percpu.errors import (
     AllocError,
     CaptureError,
@@ -94,6 +95,7 @@ __all__ = [
     "engines",
     "explain",
     "iter_trace",
+    "counters",
     "kernels",
     "layout_sweep",
     "read_percpu_stats",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "COSTS",
     "EVENT_KINDS",
     "MESSAGE_KINDS",
     "NULL",
@@ -65,6 +66,8 @@ NULL: Final[int]
 RESERVED: Final[int]
 # (name, the kernel's text) of each reason; code k is element k - 1.
 REASONS: Final[tuple[tuple[str, str], ...]]
+# (name, unit, text, counted only under full counting) of each work counter.
+COSTS: Final[tuple[tuple[str, str, str, bool], ...]]
 # Names of the codes in the column `outcome` of a trace that was followed.
 OUTCOMES: Final[tuple[str, ...]]
 # Names of the codes in the column `kind` of a trace.
@@ -376,6 +379,26 @@ class Allocator:
     ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]: ...
     # All or nothing: every pointer is checked before the first is freed.
     def free_many(self, ptrs: NDArray[np.uint64], sizes: NDArray[np.uint64] | None) -> None: ...
+    # Totals in the order of COSTS; None where the engine counts nothing.
+    def costs(self) -> list[int] | None: ...
+    # 0 off, 1 totals, 2 full; None where the engine counts nothing.
+    def counting(self) -> int | None: ...
+    def set_counting(self, counting: int) -> None: ...
+    # As alloc_many with arrays of one length; flags: reserved, nowarn, accounted. Also a row of COSTS for each request.
+    def alloc_many_costed(
+        self,
+        sizes: NDArray[np.uint64],
+        aligns: NDArray[np.uint64],
+        sleep: NDArray[np.uint8],
+        flags: tuple[bool, bool, bool],
+    ) -> tuple[
+        tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]],
+        NDArray[np.uint64],
+    ]: ...
+    # As free_many; a row of COSTS for each free.
+    def free_many_costed(
+        self, ptrs: NDArray[np.uint64], sizes: NDArray[np.uint64] | None
+    ) -> NDArray[np.uint64]: ...
     # Runs the worker once; True if it was pending.
     def balance(self) -> bool: ...
     def balance_pending(self) -> bool: ...

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from percpu import _core
+from percpu import costs as _costs
 from percpu._checks import (
     U64,
     balance_policy,
@@ -86,7 +87,11 @@ class AllocBatch(Result):
         Chunk number that stands for the reserved chunk.
     reasons : tuple of str
         Name of each reason code; element 0 stands for success.
+    costs : Result or None
+        What each request has cost, one column a counter (`counters`), if ``costs=True`` was given.
     """
+
+    costs: Result | None = None
 
     RESERVED = _core.RESERVED
     reasons: tuple[str, ...] = ("ok", *(name for name, _ in _core.REASONS))
@@ -488,6 +493,7 @@ class Allocator(_core.Calls):
         reserved: bool = False,
         nowarn: bool = False,
         accounted: bool = False,
+        costs: bool = False,
     ) -> AllocBatch:
         """Allocate many areas, one after the other.
 
@@ -501,6 +507,8 @@ class Allocator(_core.Calls):
             As for `alloc`.
         reserved, nowarn, accounted : bool, optional
             As for `alloc`, for all of them.
+        costs : bool, optional
+            Count everything, for each request apart: `AllocBatch.costs`. Slower: requests are served one at a time.
 
         Returns
         -------
@@ -517,6 +525,9 @@ class Allocator(_core.Calls):
         >>> a = Allocator(unit_size=32 << 10, nr_units=2)
         >>> a.alloc_many([4, 40_000, 8]).ok.tolist()
         [True, False, True]
+        >>> a = Allocator(unit_size=32 << 10, nr_units=2, engine="areamap")
+        >>> a.alloc_many([4, 4, 8], 8, costs=True).costs.entries_scanned.tolist()
+        [2, 1, 2]
         """
         size, align = column("sizes", sizes), column("aligns", aligns)
         sleep = np.atleast_1d(np.asarray(atomic))
@@ -527,22 +538,25 @@ class Allocator(_core.Calls):
             raise InvalidRequest(
                 f"sizes, aligns and atomic have lengths {len(size)}, {len(align)} and {len(sleep)}", parameter="aligns"
             )
-        ptr, chunk, off, unit_off, reason = self._core.alloc_many(
-            size,
-            align,
-            np.where(sleep, np.uint8(_ATOMIC), np.uint8(_ORDINARY)),
-            bool(reserved),
-            bool(nowarn),
-            bool(accounted),
-        )
+        kind = np.where(sleep, np.uint8(_ATOMIC), np.uint8(_ORDINARY))
+        flags = (bool(reserved), bool(nowarn), bool(accounted))
+        rows = None
+        if costs:
+            self._counts()
+            each = [np.ascontiguousarray(array) for array in np.broadcast_arrays(size, align, kind)]
+            (ptr, chunk, off, unit_off, reason), rows = self._core.alloc_many_costed(*each, flags)
+        else:
+            ptr, chunk, off, unit_off, reason = self._core.alloc_many(size, align, kind, *flags)
         ok = reason == 0
         failed = {} if ok.all() else dict.fromkeys(("ptr", "chunk", "off_bytes", "unit_off_bytes"), ~ok)
-        return AllocBatch(
+        batch = AllocBatch(
             {"ptr": ptr, "chunk": chunk, "off_bytes": off, "unit_off_bytes": unit_off, "reason": reason, "ok": ok},
             mask=failed,
         )
+        batch.costs = None if rows is None else _costs.columns(rows)
+        return batch
 
-    def free_many(self, ptrs: Any, sizes: Any = None) -> None:
+    def free_many(self, ptrs: Any, sizes: Any = None, *, costs: bool = False) -> Result | None:
         """Free many areas in the given order: all of them, or none.
 
         Parameters
@@ -551,6 +565,13 @@ class Allocator(_core.Calls):
             Pointers; `NULL` among them does nothing.
         sizes : (n,) array of int, or int, optional
             Bytes; for ``cpu_alloc-2008`` only.
+        costs : bool, optional
+            Count everything, for each free apart.
+
+        Returns
+        -------
+        Result or None
+            With ``costs=True`` what each free has cost, one column a counter (`counters`).
 
         Raises
         ------
@@ -561,7 +582,49 @@ class Allocator(_core.Calls):
         given = None if sizes is None else column("sizes", sizes)
         if given is not None and len(given) not in (1, len(array)):
             raise InvalidRequest(f"sizes has {len(given)} elements, ptrs {len(array)}", parameter="sizes")
+        if costs:
+            self._counts()
+            return _costs.columns(self._core.free_many_costed(array, given))
         self._core.free_many(array, given)
+        return None
+
+    def _counts(self) -> list[int]:
+        """Return the totals, or say that there are none."""
+        values = self._core.costs()
+        if values is None:
+            raise NotKept(f"{self.engine} counts no costs", field="costs", engine=self.engine)
+        return values
+
+    def costs(self) -> dict[str, int | None]:
+        """Work of the modelled algorithm so far: requests, frees, and runs of the balance worker.
+
+        Returns
+        -------
+        dict of str to int or None
+            By the names of `counters`; None for those that are counted only where everything is, unless
+            `counting` is ``"full"``. They are no part of the state: a snapshot does not hold them, a copy begins
+            with those of its original.
+
+        Examples
+        --------
+        >>> a = Allocator(unit_size=32 << 10, nr_units=2, engine="areamap")
+        >>> p = a.alloc(8)
+        >>> a.costs()["pages_populated"], a.costs()["page_mappings"], a.costs()["cleared_bytes"]
+        (5, 10, 16)
+        """
+        return _costs.totals(self._counts(), full=self.counting == "full")
+
+    @property
+    def counting(self) -> str:
+        """What is counted: ``"off"``, ``"totals"`` (what costs little, the default) or ``"full"``."""
+        self._counts()
+        return _costs.COUNTING[self._core.counting() or 0]
+
+    @counting.setter
+    def counting(self, value: str) -> None:
+        choice("counting", value, _costs.COUNTING)
+        self._counts()
+        self._core.set_counting(_costs.COUNTING.index(value))
 
     def balance(self) -> bool:
         """Run the balance worker once.

@@ -10,6 +10,7 @@ from percpu import _core
 from percpu._checks import choice, engine_release, integer
 from percpu._runs import Run, diff
 from percpu.allocator import Allocator
+from percpu.costs import spent
 from percpu.errors import InvalidRequest
 from percpu.follow import Follow
 from percpu.layout import FirstChunkLayout
@@ -28,6 +29,14 @@ class _OnEngine(Run):
     """A replay on an engine: it has an allocator at every event."""
 
     _served: str
+
+    @property
+    def costs(self) -> dict[str, int | None] | None:
+        """Work of the modelled algorithm from the first event to the last.
+
+        By the names of `counters`, as `Allocator.costs`; None for a fork, and where the engine counts nothing.
+        """
+        return self._facts.get("costs")
 
     def at(self, event: int) -> Allocator:
         """Return the allocator as it was after some events.
@@ -360,12 +369,17 @@ def replay(
         allocator = _closed_world(whole, layout, unit_size, nr_units, stats, kernel)
     assert allocator is not None
     config = allocator._core.config()
-    if mode == "rerun":
-        if whole is None:
-            return Rerun._wrap(_core.rerun_blocks(blocks, allocator._core, every, progress), config)
-        return Rerun._wrap(_core.rerun(whole._core, allocator._core, every, progress), config)
-    assert whole is not None
-    return Replay._wrap(_core.replay(whole._core, allocator._core, every, progress), config)
+    before = allocator._core.costs()
+    result: Replay | Rerun
+    if mode != "rerun":
+        assert whole is not None
+        result = Replay._wrap(_core.replay(whole._core, allocator._core, every, progress), config)
+    elif whole is None:
+        result = Rerun._wrap(_core.rerun_blocks(blocks, allocator._core, every, progress), config)
+    else:
+        result = Rerun._wrap(_core.rerun(whole._core, allocator._core, every, progress), config)
+    result._facts["costs"] = spent(allocator._core, before)
+    return result
 
 
 def _events(trace: Any) -> tuple[Trace | None, Iterator[_core.Trace]]:

@@ -20,6 +20,7 @@
 //! Specification 33; design of the Python package.
 
 mod batch;
+mod costed;
 mod saved;
 mod snapshot;
 mod space;

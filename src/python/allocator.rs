@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict};
@@ -11,9 +11,10 @@ use super::convert::{self, Records};
 use super::errors;
 use super::layout::{preset, FirstChunkLayout};
 use super::vmalloc::VmallocSpace;
-use crate::allocator::{Allocator as Core, Area, Balance, BatchError, Columns};
+use crate::allocator::{Allocator as Core, Area, Balance, BatchError, Columns, Placement};
 use crate::backend::Supply;
 use crate::chunk::Role;
+use crate::cost::Counting;
 use crate::engine::{ChunkView, Older};
 use crate::error::{ConfigError, StateError};
 use crate::geometry::Geometry;
@@ -54,6 +55,26 @@ type Found = (u32, u64, u64, u64, u32);
 
 /// Start of each area, and whether it is in use.
 type AreaMap<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<bool>>);
+
+/// The columns of a batch.
+fn batch<'py>(py: Python<'py>, core: &Core, placements: &[Placement]) -> Batch<'py> {
+    let n = placements.len();
+    let ptr: Vec<u64> = placements.iter().map(|placement| placement.ptr).collect();
+    let (mut chunk, mut off, mut reason) = (vec![0u32; n], vec![0u64; n], vec![0u8; n]);
+    let mut unit_off = vec![0u64; n];
+    for (i, placement) in placements.iter().enumerate() {
+        match placement.outcome {
+            Outcome::Placed { chunk: id, off: bytes } => {
+                (chunk[i], off[i]) = (id.0, bytes.0);
+                // It is live, so that its chunk still exists.
+                unit_off[i] = core.unit_off(id, bytes).0;
+            }
+            Outcome::Failed(why) => reason[i] = why as u8,
+        }
+    }
+    let (off, unit_off) = (off.into_pyarray(py), unit_off.into_pyarray(py));
+    (ptr.into_pyarray(py), chunk.into_pyarray(py), off, unit_off, reason.into_pyarray(py))
+}
 
 /// Ctrl-C during a batch.
 #[derive(Default)]
@@ -422,6 +443,63 @@ impl Allocator {
         let mut signals = Signals::default();
         let result = py.detach(|| core.free_many(ptrs, sizes, &mut || signals.go_on()));
         result.map_err(|error| signals.error(py, error))
+    }
+
+    /// What was counted, in the order of `COSTS`.
+    fn costs(&self, py: Python<'_>) -> Option<Vec<u64>> {
+        self.lock(py).costs().map(|costs| costs.values().to_vec())
+    }
+
+    fn counting(&self, py: Python<'_>) -> Option<u8> {
+        self.lock(py).counting().map(|counting| counting as u8)
+    }
+
+    fn set_counting(&self, py: Python<'_>, counting: u8) {
+        self.lock(py).set_counting([Counting::Off, Counting::Totals, Counting::Full][usize::from(counting.min(2))]);
+    }
+
+    /// As `alloc_many` with one size, alignment and kind for each request, and a row of costs for each.
+    fn alloc_many_costed<'py>(
+        &self,
+        py: Python<'py>,
+        sizes: PyReadonlyArray1<'py, u64>,
+        aligns: PyReadonlyArray1<'py, u64>,
+        sleep: PyReadonlyArray1<'py, u8>,
+        flags: (bool, bool, bool),
+    ) -> PyResult<(Batch<'py>, Bound<'py, PyArray2<u64>>)> {
+        let (sizes, aligns, sleep) = (sizes.as_slice()?, aligns.as_slice()?, sleep.as_slice()?);
+        let (reserved, nowarn, accounted) = flags;
+        let requests = sizes.iter().zip(aligns).zip(sleep).map(|((size, align), sleep)| Request {
+            size: Bytes(*size),
+            align: Bytes(*align),
+            sleep: self::sleep(*sleep),
+            reserved,
+            nowarn,
+        });
+        let requests: Vec<Request> = requests.collect();
+        let mut core = self.lock(py);
+        check_accounted(py, &core, accounted)?;
+        let core: &mut Core = &mut core;
+        let mut signals = Signals::default();
+        let done = py.detach(|| core.alloc_many_costed(requests.into_iter(), &mut || signals.go_on()));
+        let (placements, costs) = done.map_err(|error| signals.error(py, error))?;
+        Ok((batch(py, core, &placements), convert::costs(py, &costs)?))
+    }
+
+    /// As `free_many`, with a row of costs for each free.
+    fn free_many_costed<'py>(
+        &self,
+        py: Python<'py>,
+        ptrs: PyReadonlyArray1<'_, u64>,
+        sizes: Option<PyReadonlyArray1<'_, u64>>,
+    ) -> PyResult<Bound<'py, PyArray2<u64>>> {
+        let ptrs = ptrs.as_slice()?;
+        let sizes = sizes.as_ref().map(|sizes| sizes.as_slice()).transpose()?;
+        let mut core = self.lock(py);
+        let core: &mut Core = &mut core;
+        let mut signals = Signals::default();
+        let costs = py.detach(|| core.free_many_costed(ptrs, sizes, &mut || signals.go_on()));
+        convert::costs(py, &costs.map_err(|error| signals.error(py, error))?)
     }
 
     fn balance(&self, py: Python<'_>) -> bool {

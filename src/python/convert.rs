@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use crate::block::Block;
+use crate::cost::Costs;
 use crate::variant::Generation;
 
 /// An integer argument; what is not plainly one goes through the checks of the package, for its errors.
@@ -91,4 +92,10 @@ pub fn hints<'py>(py: Python<'py>, generation: Generation, hints: &Block) -> PyR
         return rows(py, names, &[*hints], |b| [b.contig_hint, b.contig_hint_start, b.first_free]);
     }
     blocks(py, generation, &[*hints])
+}
+
+/// A row of counters for each operation, in the order of [`crate::cost::TABLE`].
+pub fn costs<'py>(py: Python<'py>, rows: &[Costs]) -> PyResult<Bound<'py, PyArray2<u64>>> {
+    let flat: Vec<u64> = rows.iter().flat_map(|costs| costs.values()).collect();
+    flat.into_pyarray(py).reshape([rows.len(), crate::cost::TABLE.len()])
 }

@@ -74,6 +74,8 @@ mod _core {
         m.add("NULL", crate::allocator::NULL)?;
         m.add("RESERVED", ChunkId::RESERVED.0)?;
         m.add("REASONS", PyTuple::new(py, Reason::ALL.iter().map(|reason| (reason.name(), reason.text())))?)?;
+        let costs = crate::cost::TABLE.iter().map(|about| (about.name, about.unit, about.text, about.full_only));
+        m.add("COSTS", PyTuple::new(py, costs)?)?;
         let outcomes = crate::replay::follow::Outcome::ALL.iter().map(|outcome| outcome.name());
         m.add("OUTCOMES", PyTuple::new(py, outcomes)?)?;
         m.add("MESSAGE_KINDS", PyTuple::new(py, crate::answers::explain::KINDS)?)?;
