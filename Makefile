@@ -45,6 +45,7 @@ endef
 .PHONY: help demo test check golden recordings traces boots bench fuzz stress notebooks docs test-all follow
 .PHONY: bench-replay published sweep-check
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
+.PHONY: performance instructions instructions-store
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -59,7 +60,9 @@ help:
 	@echo 'make follow      RECORDINGS=DIR   every trace below DIR without its start state, judged by it'
 	@echo 'make bench-replay [EVENTS=n]      replays: events a second, and a stream of n events with its peak memory'
 	@echo 'make sweep-check       a sweep of 200 points run in every way: the same bytes'
-	@echo 'make bench | fuzz SECONDS=n | notebooks | docs | readme | test-all | clean'
+	@echo 'make bench       measure everything; record, picture, docs/performance.md'
+	@echo 'make instructions      instructions an operation against those stored (needs valgrind)'
+	@echo 'make fuzz SECONDS=n | notebooks | docs | readme | performance | instructions-store | test-all | clean'
 
 # ---- environment and build -------------------------------------------------------------
 
@@ -174,9 +177,21 @@ published: build
 	$(PY) -m percpu.published --recordings $(RECORDINGS) --place 'block work=build/block-work.md' \
 	  $(if $(PUBLISHED),--write $(PUBLISHED))
 
-bench: build
+# Measures everything, keeps a record and a picture, fills docs/performance.md.
+bench: build $(VENV)/.deps-dev
 	$(PY) benches/bench.py
 	cargo bench --quiet --bench trace
+
+# The tables of docs/performance.md and the picture from the newest record.
+performance: $(VENV)/.deps-dev
+	$(PY) benches/report.py
+
+# Instructions an operation, counted by callgrind, against those stored.
+instructions: $(VENV)/.deps-run
+	$(PY) benches/instructions.py
+
+instructions-store: $(VENV)/.deps-run
+	$(PY) benches/instructions.py --store
 
 # Random operations, then each target of fuzz/ for SECONDS: needs the nightly toolchain and cargo-fuzz.
 FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
