@@ -33,7 +33,8 @@ pub(super) struct Tree {
 impl Tree {
     /// An empty set of numbers below `limit`.
     pub fn new(limit: u32) -> Self {
-        let mut words = (limit as usize).div_ceil(64).max(1);
+        // The limit itself has a word, so that what is below it can be asked for.
+        let mut words = limit as usize / 64 + 1;
         let lowest = vec![0; words].into_boxed_slice();
         let mut levels = Vec::new();
         while words > 1 {
