@@ -67,13 +67,12 @@ def test_the_same_from_a_path_a_file_and_standard_input():
 
 
 def test_formats_are_named():
-    names = {path.name: pc.read_trace(path).info["format"] for path in CAPTURES.glob("*.gz")}
-    assert names == {
-        "bpftrace.txt.gz": "bpftrace",
-        "ftrace-hashed.txt.gz": "ftrace",
-        "perf-script.txt.gz": "perf",
-        "perf-script-ns.txt.gz": "perf",
-    }
+    paths = list(CAPTURES.glob("*.gz"))
+    assert len(paths) >= 4
+    for path in paths:
+        kind = path.name.partition("-")[0].partition(".")[0]
+        expected = kind if kind in ("perf", "bpftrace") else "ftrace"
+        assert pc.read_trace(path).info["format"] == expected, path
     million = pc.read_trace(RECORDINGS / "million-612-2cpu" / "trace-cols.csv.gz")
     assert million.info["format"] == "columns"
     assert million.info["clock"] == "counter"
