@@ -70,7 +70,7 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
         by = rest[0]
     there = ~sweep.missing(value)
     figures = np.asarray(sweep[value])
-    if not there.any() or figures.dtype.kind not in "iufb":
+    if not there.any() or figures.dtype.kind not in "iufb" or value == "status":
         raise InvalidRequest(f"value={value!r}: there is nothing to draw", parameter="value")
     if ax is None:
         _, ax = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
@@ -89,11 +89,17 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
         if xs.dtype.kind in "iuf":
             keys.sort()
         heights = [mean[key, group] for key in keys]
-        style = {"color": _LINES[place % len(_LINES)], "marker": _MARKERS[place % len(_MARKERS)], "markersize": 5}
+        # What others cover is drawn broader, so that equal lines are seen.
+        under = min(len(up) - 1 - place, 4)
+        style = {
+            "color": _LINES[place % len(_LINES)],
+            "marker": _MARKERS[place % len(_MARKERS)],
+            "markersize": 5 + 2 * under,
+        }
         places = keys if xs.dtype.kind in "iuf" else [across.index(key) for key in keys]
         label = None if by is None else f"{by.rpartition('.')[2]} {_label(sweep, by, group)}"
         line = "-" if xs.dtype.kind in "iuf" else "none"
-        ax.plot(places, heights, linestyle=line, linewidth=1.5, label=label, **style)
+        ax.plot(places, heights, linestyle=line, linewidth=1.5 + under, label=label, **style)
     _axis(ax.xaxis, sweep, x, across, ax.set_xscale)
     if sweep.unit(value) == "bytes":
         _byte_ticks(ax.yaxis, min(mean.values()), max(mean.values()))
@@ -154,6 +160,6 @@ def _map(
     bar = ax.figure.colorbar(image, ax=ax)
     bar.set_label(value.replace("_", " "))
     if sweep.unit(value) == "bytes":
-        bar.ax.yaxis.set_major_formatter(lambda number, _: _style.human_bytes(number))
+        _byte_ticks(bar.ax.yaxis, float(np.nanmin(cells)), float(np.nanmax(cells)))
     ax.tick_params(length=0, colors=_style.TEXT, labelsize=9)
     return ax
