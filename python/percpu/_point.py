@@ -40,6 +40,10 @@ _DEFAULT_LAYOUT = {"static_size": 185_496, "reserved_size": 0, "dyn_size": 28_67
 _DEFAULT_CPUS = 4
 
 
+_KEPT = 256
+"""Changed workloads that are kept."""
+
+
 class Source:
     """What is run: the requests and frees of a trace, or of a workload.
 
@@ -58,6 +62,7 @@ class Source:
         else:
             raise TypeError(f"a Trace or a Workload is needed, not {type(what).__name__}")
         self._hash: str | None = None
+        self._changed: dict[str, _core.Source] = {}
 
     @property
     def hash(self) -> str:
@@ -76,7 +81,13 @@ class Source:
         if not changes:
             return self._core
         assert self.workload is not None, "parameters are checked before"
-        return _core.Source.of_workload(self.workload.replace(**changes)._core)
+        changed = self.workload.replace(**changes)
+        # Kept, for its moment of the most bytes is found by going over all steps.
+        if changed.fingerprint not in self._changed:
+            if len(self._changed) >= _KEPT:
+                self._changed.clear()
+            self._changed[changed.fingerprint] = _core.Source.of_workload(changed._core)
+        return self._changed[changed.fingerprint]
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.workload is not None:
@@ -96,7 +107,7 @@ def _rebuild_source(columns: dict[str, np.ndarray], phases: list[str], unseen: i
     kept = _rebuilt(hash_) if hash_ else []
     if not kept:
         source = Source.__new__(Source)
-        source.workload, source._hash = None, hash_
+        source.workload, source._hash, source._changed = None, hash_, {}
         source._core = _core.Source.from_columns(**columns, phases=phases, unseen_frees=unseen)
         kept.append(source)
     return kept[0]
