@@ -239,8 +239,8 @@ def _contrived(measured: Result) -> str:
         each = row["nr_alloc"]
         names = ("entries_scanned", "words_read", "blocks_visited", "chunks_visited")
         cells = [cell(row, name, each) for name in names]
-        shown.append([engine, count(each), *cells, f"{row['time_ns'] / each:.0f}", f"{CONTRIVED_SECONDS[engine]} s"])
-    head = ["engine", "objects", "entries scanned", "words read", "blocks visited", "chunks visited", "ns here"]
+        shown.append([engine, count(each), *cells, f"{CONTRIVED_SECONDS[engine]} s"])
+    head = ["engine", "objects", "entries scanned", "words read", "blocks visited", "chunks visited"]
     return table([*head, "published, a million"], shown)
 
 
@@ -369,9 +369,9 @@ def _v1(measured: Result) -> str:
                 ]
                 ms.append(f"{found[0]:g}" if found else "-")
             cells = [cell(row, name, row["nr_alloc"]) for name in names]
-            shown.append([str(size), engine, *ms, *cells, f"{row['time_ns'] / row['nr_alloc']:.0f}"])
+            shown.append([str(size), engine, *ms, *cells])
     head = ["bytes", "engine", "ms, v1 log", "ms, v2 log", "words read", "blocks visited", "block refreshes"]
-    return table([*head, "chunk refreshes", "chunks visited", "ns here"], shown)
+    return table([*head, "chunk refreshes", "chunks visited"], shown)
 
 
 def _metadata_table() -> str:
@@ -423,7 +423,7 @@ def _letters(measured: Result) -> str:
     return table([*head, "bitmap: alloc, ms", "blocks visited", "chunks visited", "free, ms", "words read"], shown)
 
 
-def sections(n: int, contrived: int, traces: Path | None, study: int) -> dict[str, str]:
+def sections(n: int, contrived: int, traces: Path | None, study: int, threads: int = 1) -> dict[str, str]:
     """Measure, and make the text of every marked place.
 
     Parameters
@@ -436,13 +436,15 @@ def sections(n: int, contrived: int, traces: Path | None, study: int) -> dict[st
         Directory of further recordings.
     study : int
         Objects of the published workloads in the study of block sizes.
+    threads : int, optional
+        Runs at a time.
 
     Returns
     -------
     dict of str to str
         By name of the marker.
     """
-    measured = measure(n, contrived)
+    measured = measure(n, contrived, threads=threads)
     known = recordings(traces)
     fitted = {
         f"fitted to {name}": fit(percpu.read_trace(traces / name / "trace.txt.gz"))
