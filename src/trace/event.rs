@@ -137,14 +137,14 @@ impl Format {
 /// A chunk by its base address. Two are equal when the addresses are.
 #[derive(Clone, Copy, Eq)]
 pub struct Base {
-    /// Index into [`Trace::bases`]; of no meaning in events given to a builder.
+    /// Index into [`Trace::bases`](super::Trace::bases); of no meaning in events given to a builder.
     pub index: u32,
     /// The address; in a trace with hashed pointers an identity and no more.
     pub addr: u64,
 }
 
 impl Base {
-    /// The base at `addr`, for events given to a [`TraceBuilder`].
+    /// The base at `addr`, for events given to a [`TraceBuilder`](super::TraceBuilder).
     pub fn new(addr: u64) -> Self {
         Self { index: NONE, addr }
     }
@@ -343,7 +343,7 @@ impl Event<'_> {
 pub struct Record<'a> {
     /// Index in the trace.
     pub index: usize,
-    /// By [`Trace::clock`]. A [`Event::Lost`] has the time of the event before it.
+    /// By [`Trace::clock`](super::Trace::clock). A [`Event::Lost`] has the time of the event before it.
     pub time: u64,
     /// The CPU that wrote the event, where the format says.
     pub cpu: Option<u16>,

@@ -72,7 +72,7 @@ pub struct Columns<'a> {
     pub line: &'a [u32],
     /// Bits [`flag::RESERVED`], [`flag::ATOMIC`] and so on.
     pub flags: &'a [u8],
-    /// Index into [`Trace::bases`], or [`NONE`].
+    /// Index into [`Trace::bases`], or [`NONE`](super::NONE).
     pub base: &'a [u32],
     /// Bytes from the chunk's base; first page of a page range; start bit of an `alloc_area`;
     /// -1 in an `alloc_area_ret` that found nothing.
@@ -86,9 +86,9 @@ pub struct Columns<'a> {
     /// `bytes_alloc` where [`flag::COUNT`] is set; number of lost events.
     pub count: &'a [u64],
     /// Index into [`Trace::call_sites`] for an allocation, into [`Trace::markers`] for a marker,
-    /// else [`NONE`].
+    /// else [`NONE`](super::NONE).
     pub text: &'a [u32],
-    /// Index into [`Trace::gfp_flags`], or [`NONE`].
+    /// Index into [`Trace::gfp_flags`], or [`NONE`](super::NONE).
     pub gfp: &'a [u32],
 }
 
@@ -106,7 +106,7 @@ pub mod flag {
     pub const COUNT: u8 = 16;
 }
 
-/// A trace in columns. Made by [`read_trace`] or a [`TraceBuilder`].
+/// A trace in columns. Made by [`read_trace`](super::read_trace) or a [`TraceBuilder`](super::TraceBuilder).
 ///
 /// Equality compares events, not the lines or the format they were read from.
 #[derive(Clone, Debug, Default)]
