@@ -72,7 +72,10 @@ impl Chunk {
         let lowest = if rules.slot_by_contig { lowest_of_slot(m.bytes(contig)).div_ceil(m.bytes(1)) } else { 1 };
         let mut most = most.min(contig.checked_sub(lowest)? / bits);
         if !rules.slot_by_contig {
-            most = most.min((self.free_bytes - lowest_of_slot(self.free_bytes)) / m.bytes(bits));
+            most = most.min(self.free_bytes.checked_sub(lowest_of_slot(self.free_bytes))? / m.bytes(bits));
+        }
+        if !self.is_free_to_edge(m, from) {
+            return None;
         }
         let (mut end, mut taken, mut begun) = (from, 0, 0);
         while taken < most && begun <= spare {
@@ -154,6 +157,9 @@ impl Chunk {
         let base = index << m.block_shift();
         let from = base + contig_start;
         let first = (from + align - 1) & align.wrapping_neg();
+        if !self.is_free_to_edge(m, from) {
+            return None;
+        }
         let found = self.find_area(m, bits, align, start, false)?;
         if found.off != first || found.skipped.1 != 0 {
             return None;
@@ -191,6 +197,14 @@ impl Chunk {
         let run = Run { off: first, step, count };
         self.take_run(m, bits, index, run, from, rest, chunk_limit.is_some());
         Some(run)
+    }
+
+    /// True if all bits from `from` to the edge of its block are clear. What a damaged state says of a block that is partly used
+    /// need not be so; of a whole one it was checked.
+    #[inline(always)]
+    fn is_free_to_edge<M: Mode>(&self, m: M, from: u32) -> bool {
+        let edge = (from | (m.block_bits() - 1)) + 1;
+        bitmap::next_set(&self.alloc_map, edge, from) >= edge
     }
 
     /// What is free in a block besides its contig run, which reaches the right edge: the scan hint after a refresh (0 = none) and
