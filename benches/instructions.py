@@ -95,10 +95,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--store", action="store_true", help="write the counts instead of comparing")
     parser.add_argument("--tolerance", type=float, default=3.0, help="percent (default: %(default)s)")
+    parser.add_argument("--binary", type=Path, help="a binary `cases` that was built before (default: build it)")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time (default: %(default)s)")
     parser.add_argument("names", nargs="*", help="only these engines, by release")
     arguments = parser.parse_args()
-    binary = build()
+    binary = arguments.binary or build()
     wanted = [
         (name, case, counting)
         for name, case in cases(binary)

@@ -172,6 +172,8 @@ def python_table(values: Values) -> str:
 
 def instructions_table() -> str:
     path = HERE / "instructions.csv"
+    if not path.exists():
+        return "Not counted yet: `make instructions-store`.\n"
     counts: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     names = []
     with path.open(newline="") as file:
@@ -193,6 +195,8 @@ def instructions_table() -> str:
 
 def counting_table() -> str:
     path = HERE / "instructions.csv"
+    if not path.exists():
+        return "Not counted yet: `make instructions-store`.\n"
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with path.open(newline="") as file:
         for line in csv.DictReader(text for text in file if not text.startswith("#")):
