@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import signal
 import threading
 import time
 
@@ -295,8 +296,34 @@ def test_progress_and_its_exceptions(trace, start, mode):
     assert start.snapshot() == before
 
 
-def test_other_threads_run_meanwhile():
-    trace = pc.read_trace(RECORDINGS / "million-612-2cpu" / "trace-cols.csv.gz")
+@pytest.fixture(scope="module")
+def million():
+    run = RECORDINGS / "million-612-2cpu"
+    return pc.read_trace(run / "trace-cols.csv.gz"), pc.Allocator.from_state(run / "state-a.json.gz")
+
+
+@pytest.mark.parametrize("mode", ["predict", "rerun", "follow"])
+def test_an_interrupt_stops_it_and_leaves_the_allocator(million, mode):
+    trace, start = million
+    allocator = None if mode == "follow" else start.copy()
+
+    def handler(*_):
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            pc.replay(trace, allocator, mode=mode)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    if allocator is not None:
+        assert allocator.snapshot() == start.snapshot()
+
+
+def test_other_threads_run_meanwhile(million):
+    trace, _ = million
     stop = threading.Event()
     turns = 0
 
