@@ -6,6 +6,8 @@ import copy
 import json
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -358,7 +360,7 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def test_command(capsys, tmp_path, monkeypatch):
+def test_command(capsys, tmp_path):
     code, out, _ = run(capsys, "replay", str(TRACE), "--follow", "--json", "--timeline")
     report = json.loads(out)
     r = pc.replay(pc.read_trace(TRACE), mode="follow")
@@ -380,10 +382,9 @@ def test_command(capsys, tmp_path, monkeypatch):
     code, _, err = run(capsys, "replay", hashed, "--closed-world", "--stream")
     assert (code, err.count("\n")) == (1, 1)
     with (CAPTURES / "bpftrace.txt.gz").open("rb") as file:
-        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": file})())
-        code, out, _ = run(capsys, "replay", "-", "--follow", "--json")
-    assert code == 0
-    assert json.loads(out)["nr_events"] == len(pc.read_trace(CAPTURES / "bpftrace.txt.gz"))
+        command = [sys.executable, "-m", "percpu.cli", "replay", "-", "--follow", "--json"]
+        done = subprocess.run(command, stdin=file, capture_output=True, check=True)
+    assert json.loads(done.stdout)["nr_events"] == len(pc.read_trace(CAPTURES / "bpftrace.txt.gz"))
     pytest.importorskip("matplotlib").use("Agg")
     picture = tmp_path / "follow.png"
     assert run(capsys, "replay", str(TRACE), "--follow", "--plot", str(picture))[0] == 0
