@@ -245,12 +245,12 @@ def _contrived(measured: Result) -> str:
 
 
 def recordings(directory: Path | None) -> dict[str, Workload]:
-    """Recorded workloads: those that are part of the package, and those below a directory.
+    """Recorded workloads.
 
     Parameters
     ----------
     directory : Path or None
-        With a directory for each run that holds ``trace.txt.gz``.
+        With a directory for each run that holds ``trace.txt.gz``; None for those that are part of the package.
 
     Returns
     -------
@@ -264,10 +264,11 @@ def recordings(directory: Path | None) -> dict[str, Workload]:
     """
     from importlib.resources import files
 
-    packaged = files("percpu") / "data" / "demo"
-    paths = {f"packaged {name}": packaged / name / "trace.txt.gz" for name in ("boot", "workload")}
-    if directory is not None:
-        paths |= {p.parent.name: p for p in sorted(directory.glob("*/trace.txt.gz"))}
+    if directory is None:
+        packaged = files("percpu") / "data" / "demo"
+        paths = {f"packaged {name}": packaged / name / "trace.txt.gz" for name in ("boot", "workload")}
+    else:
+        paths = {p.parent.name: p for p in sorted(directory.glob("*/trace.txt.gz"))}
     return {name: recorded(percpu.read_trace(path)) for name, path in paths.items()}
 
 
