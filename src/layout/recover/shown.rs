@@ -14,7 +14,7 @@
 //! As the module above.
 
 use super::{addresses_at, Clues, Input, Recovery, Source};
-use crate::boot_log::{message, release_number, BootLog, Message, Summary, SummaryForm, SummaryKind};
+use crate::boot_log::{message, release_number, BootLog, DumpHead, Message, Summary, SummaryForm, SummaryKind};
 use crate::error::{ConfigError, LayoutError};
 use crate::layout::arch::{Machine, ARCH_PRESETS};
 use crate::layout::groups::AllocInfo;
@@ -232,7 +232,10 @@ impl Shown {
     ) -> Vec<Result<Candidate, LayoutError>> {
         let page = self.kind() == Some(SummaryKind::Page);
         let mut all = Vec::new();
-        for min_unit_size in self.min_units() {
+        let printed = log.head.filter(|_| !page).map(|head| vec![head.atom_size]);
+        let atoms = printed.unwrap_or_else(|| self.default_atoms());
+        let tried = self.min_units().into_iter().flat_map(|unit| atoms.iter().map(move |&atom| (unit, atom)));
+        for (min_unit_size, atom_size) in tried {
             for early_size in if page { self.early_sizes() } else { vec![0] } {
                 let rules = LayoutRules::of_release(self.period(), WordSize::Bits64, Build::default());
                 let request = rules.map_err(LayoutError::from).and_then(|mut rules| {
@@ -241,8 +244,7 @@ impl Shown {
                     (request.reserved_size, request.dyn_size) = (reserved_size, dyn_size);
                     request.page_size = self.page_size;
                     request.min_unit_size = Some(round_up(min_unit_size, self.page_size.max(1)));
-                    let printed = log.head.filter(|_| !page).map(|head| head.atom_size);
-                    request.atom_size = printed.unwrap_or_else(|| self.default_atom());
+                    request.atom_size = atom_size;
                     request.form = self.form;
                     request.kind = match self.asked(log, clues) {
                         _ if self.one_cpu_kernel() => Kind::Up,
@@ -350,17 +352,22 @@ impl Shown {
         }
     }
 
-    /// The atom where the log has no dump: the architecture's rule.
-    fn default_atom(&self) -> u64 {
+    /// Atoms to try where the log has no dump: the architecture's rule, or any that some architecture has.
+    fn default_atoms(&self) -> Vec<u64> {
         let large_page = (self.page_size / 8).saturating_mul(self.page_size);
         let release = self.release.as_deref().and_then(release_number);
-        match self.arch.as_deref().unwrap_or_default() {
+        let Some(arch) = self.arch.as_deref() else {
+            let mut atoms = vec![self.page_size, large_page, 1 << 20, 2 << 20, 4 << 20];
+            atoms.retain(|atom| atom % self.page_size == 0);
+            return atoms;
+        };
+        vec![match arch {
             "x86_64" | "amd64" | "loongarch64" => large_page,
             "i386" | "i486" | "i586" | "i686" if release < Some((3, 5, 0)) => 4 << 20,
             "ppc64" | "ppc64le" => 1 << 20,
             "sparc64" => 4 << 20,
             _ => self.page_size,
-        }
+        }]
     }
 
     /// The lines that a candidate gives.
@@ -383,6 +390,16 @@ impl Shown {
         };
         let computed = chunk.log.iter().map(|line| line.text.clone());
         lines.extend(computed.filter_map(|line| self.as_printed(log, line)));
+        let given = !topology_known && matches!(request.kind, Kind::Explicit { .. });
+        if let (true, Some(head)) = (given, lines.first_mut().filter(|_| log.head.is_some())) {
+            // A given unit is its own allocation; the one that the sizes lead to is several.
+            let input = request.layout_input();
+            let alloc_size = round_up(input.sizes()?.min_unit_size, request.atom_size);
+            if let Some(mut dump) = DumpHead::parse(head) {
+                dump.alloc_factor = alloc_size / request.atom_size;
+                *head = dump.text();
+            }
+        }
         if let (true, Some(shown)) = (matches!(request.kind, Kind::Explicit { .. }), &self.summary) {
             // A given unit prints no summary of its own.
             lines.insert(0, embedded_line(&chunk.info, self, shown));

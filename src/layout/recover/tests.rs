@@ -64,6 +64,24 @@ fn samples_without_clues() {
     }
 }
 
+/// Logs quoted in part: the summary alone, with the head of the dump, or the dump alone.
+#[test]
+fn parts_of_a_log() {
+    for (arch, page_size, nodes) in
+        [("x86_64", 4096, &[6, 6][..]), ("loongarch64", 16_384, &[4]), ("arm64", 65_536, &[8])]
+    {
+        let machine = machine(arch, "6.1", page_size, nodes);
+        let chunk = machine.request().unwrap().build().unwrap();
+        let lines: Vec<&str> = chunk.log.iter().map(|line| line.text.as_str()).collect();
+        for (part, rows) in [(&lines[..1], false), (&lines[..2], false), (&lines[1..], true)] {
+            let clues = Clues { page_size: Some(page_size), ..Clues::default() };
+            let recovery = recover(&BootLog::from_lines(part.iter().copied()), &clues).unwrap();
+            assert_eq!(recovery.differences, [], "{part:?}");
+            assert_eq!((recovery.topology_known, recovery.chunk.info.unit_size), (rows, chunk.info.unit_size));
+        }
+    }
+}
+
 /// A release and an architecture give everything but the static size.
 #[test]
 fn constants_follow_from_the_release() {
