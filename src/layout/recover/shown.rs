@@ -60,9 +60,11 @@ impl Shown {
             (None, None) => return Err("neither a summary nor the sizes of the dump".to_string()),
         };
         let (static_size, reserved_size, dyn_size) = sizes;
-        if let (Some(groups), Some(setup)) = (log.groups(), log.setup) {
+        if let (Some(groups), Some(setup), None) = (log.groups(), log.setup, &clues.topology) {
             let nr_ids = groups.iter().flatten().flatten().max().map_or(0, |cpu| u64::from(*cpu) + 1);
-            if nr_ids < setup.nr_cpu_ids {
+            let nr_shown = groups.iter().flatten().flatten().count() as u64;
+            // As many CPUs as there are ids, but not all of them: that is damage, which the lines will show.
+            if nr_ids < setup.nr_cpu_ids && nr_shown < setup.nr_cpu_ids {
                 let ids = setup.nr_cpu_ids;
                 return Err(format!("the dump ends at cpu {}, the machine has {ids}", nr_ids.saturating_sub(1)));
             }
