@@ -135,11 +135,11 @@ def _values(name: str, values: Any) -> list[Any]:
     listed = [value.item() if isinstance(value, np.generic) else value for value in values]
     if not listed:
         raise InvalidRequest(f"parameter {name!r} has no values", parameter=name)
-    seen: list[Any] = []
+    seen: set[Any] = set()
     for value in listed:
-        if any(shown(value) == shown(other) for other in seen):
+        if shown(value) in seen:
             raise InvalidRequest(f"parameter {name!r} has the value {shown(value)!r} twice", parameter=name)
-        seen.append(value)
+        seen.add(shown(value))
     return listed
 
 
