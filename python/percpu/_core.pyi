@@ -6,6 +6,7 @@ from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 __all__ = [
     "COSTS",
@@ -315,6 +316,7 @@ class FirstChunkLayout:
     def boot_log(self) -> str: ...
 
 # Single calls of an allocator: the base of `percpu.Allocator`, where they are documented.
+@disjoint_base
 class Calls:
     def __new__(cls, core: Allocator) -> Self: ...
     # Raises AllocError, InvalidRequest.
