@@ -69,8 +69,11 @@ def test_errors_are_one_line(capsys, tmp_path):
     assert (code, out) == (1, "")
     assert json.loads(err)["error"] == "FileNotFoundError"
     with pytest.raises(SystemExit) as caught:
-        main(["layout", "--nodes", "4"])
+        main(["layout", "--nodes", "four"])
     assert caught.value.code == 2
+    code, out, err = run(capsys, "layout", "--nodes", "4")
+    assert (code, out) == (1, "")
+    assert "--static-size" in err
     assert run(capsys, "layout", "--nodes", "4", "--static", "0")[0] == 1
 
 
