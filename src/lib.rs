@@ -31,7 +31,7 @@
 //! allocator    an engine on a machine: pointers, batches, balance policy, snapshots
 //! trace        events and their text formats
 //! workload     seeded generators of requests and frees; running them
-//! replay       a trace through an engine
+//! replay       a trace through an engine, or followed without one
 //! compare      the same steps on any allocator, and what came of them
 //! sweep        many such runs over the cores
 //! answers      what a log, a state or a trace says to people

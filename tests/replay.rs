@@ -12,7 +12,7 @@ use percpu::replay::rerun::{rerun, Options as RerunOptions};
 use percpu::replay::{predict, Options};
 use percpu::state::State;
 use percpu::testing::following::{check, find_traces};
-use percpu::trace::{read_trace, Event, Kind, Trace};
+use percpu::trace::{read_trace, Alloc, Base, Clock, Event, Kind, Trace, TraceBuilder};
 use percpu::units::Bytes;
 use percpu::variant::{Generation, Preset};
 
@@ -145,7 +145,7 @@ fn a_closed_world_predicts_nearly_all() {
         let whole = trace_of(&path);
         // What a capture has: the kernel's own events.
         let own = |event: &Event<'_>| (event.kind() as u8) < Kind::Populated as u8;
-        let mut builder = percpu::trace::TraceBuilder::new(whole.clock());
+        let mut builder = TraceBuilder::new(whole.clock());
         if whole.hashed() {
             builder = builder.hashed_pointers();
         }
@@ -159,4 +159,31 @@ fn a_closed_world_predicts_nearly_all() {
         println!("{path}: {} of {allocs}, {} diverged", replay.totals.allocs, replay.totals.diverged);
         assert!(replay.totals.allocs * 1000 >= allocs * 985, "{path}: {} of {allocs}", replay.totals.allocs);
     }
+}
+
+/// Two areas from before the trace lie side by side; later a longer one is placed where both were.
+#[test]
+fn areas_of_a_closed_world_do_not_reach_into_each_other() {
+    let base = Some(Base::new(0xffff_e8ff_ffc0_0000));
+    let free = |off| Event::Free { base, off: Bytes(off), ptr: None };
+    let alloc = Event::Alloc(Alloc {
+        size: Bytes(80),
+        align: Bytes(8),
+        reserved: false,
+        atomic: false,
+        base,
+        off: Bytes(40),
+        ptr: None,
+        bytes_alloc: None,
+        call_site: None,
+        gfp_flags: None,
+    });
+    let mut builder = TraceBuilder::new(Clock::Counter);
+    for (time, event) in [free(40), free(56), alloc].iter().enumerate() {
+        builder.push(time as u64, Some(0), event).unwrap();
+    }
+    let trace = builder.finish();
+    let world = World { preset: preset("6.12"), geometry: geometry(1 << 16), stats: None };
+    let replay = predict(&trace, closed_world(&trace, &world).unwrap(), &Options::default()).unwrap();
+    assert_eq!((replay.totals.frees, replay.totals.allocs, replay.totals.diverged), (2, 1, 0));
 }

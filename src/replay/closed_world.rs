@@ -28,7 +28,7 @@
 //!
 //! Specification 50 section 7.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::follow::{Options as FollowOptions, StatsFacts};
 use crate::bitmap;
@@ -66,7 +66,7 @@ struct Before {
 /// The engine in the state that `trace` suggests for its start.
 pub fn closed_world(trace: &Trace, world: &World<'_>) -> Result<Linux, TraceError> {
     let bits = world.geometry.pages_to_bits(world.geometry.unit_pages()).0;
-    let lengths = prior_lengths(trace);
+    let (lengths, starts) = prior_areas(trace);
     let mut chunks: BTreeMap<u64, Before> = BTreeMap::new();
     // Bases that were made, or destroyed, by the trace: what they hold afterwards is in it.
     let mut made: HashSet<u64> = HashSet::new();
@@ -86,7 +86,12 @@ pub fn closed_world(trace: &Trace, world: &World<'_>) -> Result<Linux, TraceErro
         }
         let granule = world.geometry.min_alloc_size().0;
         let (from, prior) = ((off.0 / granule) as u32, lengths.get(&record.index).copied());
-        let length = size.or(prior).map_or(0, |size| size.0.div_ceil(granule) as u32);
+        let mut length = size.or(prior).map_or(0, |size| size.0.div_ceil(granule) as u32);
+        if prior.is_some() {
+            // All prior areas were live at once: none reaches into the next.
+            let next = starts.range((base, off.0 + 1)..=(base, u64::MAX)).next();
+            length = next.map_or(length, |(_, next)| length.min(((next - off.0) / granule).max(1) as u32));
+        }
         if u64::from(from) + u64::from(length) > u64::from(bits) {
             let line = (record.line != 0).then_some(u64::from(record.line));
             let text = format!("byte {} of chunk {base:#x} is outside a unit of {}", off.0, world.geometry.unit_size());
@@ -216,8 +221,12 @@ fn hints(alloc: &[u64], from: u32, to: u32, whole: bool) -> Hints {
     row
 }
 
-/// By event of a free of an area that the trace does not show being allocated: its length.
-fn prior_lengths(trace: &Trace) -> HashMap<usize, Bytes> {
+/// Places by base address and offset.
+type Places = BTreeSet<(u64, u64)>;
+
+/// By event of a free of an area that the trace does not show being allocated: its length. And where these areas begin.
+fn prior_areas(trace: &Trace) -> (HashMap<usize, Bytes>, Places) {
+    let mut starts = Places::new();
     let mut live: HashSet<(u64, u64)> = HashSet::new();
     let mut waiting: HashMap<(u64, u64), usize> = HashMap::new();
     let mut lengths = HashMap::new();
@@ -235,12 +244,13 @@ fn prior_lengths(trace: &Trace) -> HashMap<usize, Bytes> {
                 if !live.remove(&place) {
                     lengths.insert(record.index, Bytes(1));
                     waiting.insert(place, record.index);
+                    starts.insert(place);
                 }
             }
             _ => {}
         }
     }
-    lengths
+    (lengths, starts)
 }
 
 fn engine_of(chunks: Vec<Before>, world: &World<'_>) -> Result<Linux, TraceError> {
