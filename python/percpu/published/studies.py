@@ -160,7 +160,7 @@ def metadata_per_object(n: int, sizes: Iterable[int], allocators: Mapping[str, A
     >>> from percpu.published.runs import machine
     >>> r = metadata_per_object(50_000, [64], {"linux-4.14": lambda: machine("linux-4.14")})
     >>> round(float(r.per_object[0]), 1)
-    4.9
+    5.0
     """
     rows = []
     for size in sizes:
