@@ -29,15 +29,15 @@ pub struct Case {
 
 /// The cases of the published table.
 pub const TABLE: [Case; 9] = [
-    Case { size: 4, align: 4, order: Order::InOrder },
-    Case { size: 16, align: 16, order: Order::InOrder },
-    Case { size: 64, align: 64, order: Order::InOrder },
+    Case { size: 4, align: 4, order: Order::Ascending },
+    Case { size: 16, align: 16, order: Order::Ascending },
+    Case { size: 64, align: 64, order: Order::Ascending },
     Case { size: 64, align: 64, order: Order::Alternate },
     Case { size: 64, align: 64, order: Order::Random },
     Case { size: 256, align: 256, order: Order::Alternate },
-    Case { size: 1024, align: 1024, order: Order::InOrder },
+    Case { size: 1024, align: 1024, order: Order::Ascending },
     Case { size: 1024, align: 1024, order: Order::Alternate },
-    Case { size: 4, align: 8, order: Order::InOrder },
+    Case { size: 4, align: 8, order: Order::Ascending },
 ];
 
 /// Presets that are measured, by release; one for each engine.

@@ -15,7 +15,7 @@ use percpu::variant::Preset;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
     /// As they were allocated.
-    InOrder,
+    Ascending,
     /// The even ones, then the odd ones.
     Alternate,
     /// Backwards.
@@ -25,12 +25,12 @@ pub enum Order {
 }
 
 impl Order {
-    const ALL: [Order; 4] = [Order::InOrder, Order::Alternate, Order::Reverse, Order::Random];
+    const ALL: [Order; 4] = [Order::Ascending, Order::Alternate, Order::Reverse, Order::Random];
 
     /// A name for columns.
     pub fn name(self) -> &'static str {
         match self {
-            Order::InOrder => "in-order",
+            Order::Ascending => "in-order",
             Order::Alternate => "alternate",
             Order::Reverse => "reverse",
             Order::Random => "random",
@@ -45,7 +45,7 @@ impl Order {
     /// The indices of `n` objects.
     pub fn of(self, n: usize) -> Vec<usize> {
         match self {
-            Order::InOrder => (0..n).collect(),
+            Order::Ascending => (0..n).collect(),
             Order::Alternate => (0..n).step_by(2).chain((1..n).step_by(2)).collect(),
             Order::Reverse => (0..n).rev().collect(),
             Order::Random => {
