@@ -52,6 +52,7 @@ def add(verbs: Verbs) -> None:
         help="boot parameter percpu_alloc, or a kernel for one CPU (default: auto, or what the log says)",
     )
     kernel.add_argument("--dyn-shift", type=int, choices=(10, 12, 13), default=10, help="build option (default: 10)")
+    parser.set_defaults(usage_error=parser.error)
     output = parser.add_argument_group("output")
     output.add_argument("--explain", action="store_true", help="say why, what it costs, and what would change it")
     output.add_argument("--plot", type=Path, metavar="FILE", help="write a picture")
@@ -129,6 +130,8 @@ def _layout(arguments: argparse.Namespace) -> percpu.FirstChunkLayout:
     static = arguments.static
     if static is None and arguments.this_machine:
         static = _shown_static_size(arguments.sysfs_root)
+    if static is None and not arguments.this_machine:
+        arguments.usage_error("--static-size is needed; a boot log or the kernel's symbols have it")
     if static is None:
         raise LayoutError(
             "static_size: not shown to this user; take it from the boot log (dmesg | percpu layout --boot-log -) "
