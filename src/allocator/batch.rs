@@ -277,7 +277,11 @@ impl Allocator {
     }
 
     /// Checks a batch without changing anything.
-    pub(super) fn check_free_many(&self, ptrs: &[u64], size: &dyn Fn(usize) -> Option<Bytes>) -> Result<(), BatchError> {
+    pub(super) fn check_free_many(
+        &self,
+        ptrs: &[u64],
+        size: &dyn Fn(usize) -> Option<Bytes>,
+    ) -> Result<(), BatchError> {
         for (index, ptr) in ptrs.iter().enumerate().filter(|(_, ptr)| **ptr != NULL) {
             let checked = self.place_of(*ptr).and_then(|(chunk, off)| {
                 self.engine.check_free(chunk, off, size(index)).map_err(|error| super::with_pointer(error, *ptr))
