@@ -122,26 +122,32 @@ def singles(repeat: int) -> Iterator[Row]:
     yield row("single", "6.12", "alloc_many of 10^6 at 4 bytes", "time", many * 1e3, "ms")
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+METADATA = """
+import os, sys
+import numpy as np
+import percpu as pc
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+sizes, kept, n = np.full(100_000, 4), [], 0
+pc.Allocator(unit_size=256 << 10, nr_units=1, kernel=sys.argv[1]).alloc_many(sizes, 4)
+before = resident()
+for _ in range(4):
+    # Short batches keep no copy of the allocator.
+    kept.append(pc.Allocator(unit_size=256 << 10, nr_units=1, kernel=sys.argv[1]))
+    for _ in range(10):
+        kept[-1].alloc_many(sizes, 4)
+        n += len(sizes)
+print((resident() - before) / n)
+"""
 
 
 def memory(repeat: int) -> Iterator[Row]:
-    """Measure metadata and the bandwidth of snapshots."""
+    """Measure metadata, in a process of its own, and the bandwidth of snapshots."""
     for kernel in ("4.13", "6.12"):
-        n = 4_000_000
-        kept = []
-        before = resident()
-        for _ in range(4):
-            a = allocator(kernel)
-            for _ in range(n // 4 // 250_000):
-                # Short batches need no copy of the allocator.
-                for _ in range(2):
-                    a.alloc_many(np.full(125_000, 4), 4)
-            kept.append(a)
-        yield row(
-            "memory", kernel, "10^6 live objects of 4 bytes", "metadata", (resident() - before) / n, "bytes/object"
-        )
+        value = float(output(sys.executable, "-c", METADATA, kernel))
+        yield row("memory", kernel, "10^6 live objects of 4 bytes", "metadata", value, "bytes/object")
     a = allocator("6.12")
     a.alloc_many(np.full(4_000_000, 16), 16)
     data = a.snapshot()
