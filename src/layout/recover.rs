@@ -45,7 +45,7 @@ use shown::Shown;
 /// What the caller knows besides the log.
 #[derive(Clone, Debug, Default)]
 pub struct Clues {
-    /// Architecture, as in [`Machine::arch`].
+    /// Architecture, as in [`Machine`](super::Machine).
     pub arch: Option<String>,
     /// Kernel release.
     pub kernel: Option<String>,

@@ -11,7 +11,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`predict`] | the driver: checkpoints, divergences, late lines; jumping to an event |
+//! | [`predict`](mod@predict) | the driver: checkpoints, divergences, late lines; jumping to an event |
 //! | `machine`, `lookahead`, `explain` | the state between two lines, what lies ahead, why a prediction fails |
 //! | [`rerun`] | requests and frees on any engine; going on from the middle of another replay |
 //! | [`follow`], [`occupancy`] | replay without a state: legality, prior occupancy, live areas |

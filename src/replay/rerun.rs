@@ -31,7 +31,7 @@
 //! # Cost
 //!
 //! As the engine's, and a table of live objects. Where a generation keeps no total of populated pages, they are counted
-//! every [`PAGES_EVERY`] events.
+//! every `PAGES_EVERY` events.
 //!
 //! # Source
 //!

@@ -109,7 +109,7 @@ impl Columns {
     }
 }
 
-/// The requests and frees of a trace as [`STEPS`].
+/// The requests and frees of a trace as `STEPS`.
 pub fn of_trace(trace: &Trace) -> Result<Recipe, ConfigError> {
     let mut columns = Columns::default();
     let (mut live, mut ids) = (HashMap::new(), Ids::default());
