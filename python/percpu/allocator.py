@@ -527,7 +527,7 @@ class Allocator(_core.Calls):
         [True, False, True]
         >>> a = Allocator(unit_size=32 << 10, nr_units=2, engine="areamap")
         >>> a.alloc_many([4, 4, 8], 8, costs=True).costs.entries_scanned.tolist()
-        [2, 1, 2]
+        [1, 1, 3]
         """
         size, align = column("sizes", sizes), column("aligns", aligns)
         sleep = np.atleast_1d(np.asarray(atomic))
