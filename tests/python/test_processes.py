@@ -65,7 +65,7 @@ def test_fork_after_use(allocator):
 
 
 SIGNALLED = """
-import signal, sys
+import signal
 import numpy as np
 import percpu as pc
 
@@ -73,19 +73,19 @@ seen = []
 signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
 a = pc.Allocator(unit_size=2 << 20, nr_units=2)
 print("ready", flush=True)
-for _ in range(int(sys.argv[1])):
+while len(seen) < 5:
     a.free_many(a.alloc_many(np.full(200_000, 16)).ptr)
+# Python takes its handlers away at exit, and then one more signal would end the process.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 a.verify()
-print("done", a.stats()["nr_cur_alloc"], len(seen) > 0, flush=True)
+print("done", a.stats()["nr_cur_alloc"], flush=True)
 """
 
 
 def test_other_signals_do_not_disturb_a_long_call():
-    child = subprocess.Popen(
-        [sys.executable, "-c", SIGNALLED, "20"], stdout=subprocess.PIPE, text=True, env={**os.environ}
-    )
+    child = subprocess.Popen([sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, text=True, env={**os.environ})
     assert child.stdout.readline() == "ready\n"
-    for _ in range(20):
+    for _ in range(10_000):
         if child.poll() is not None:
             break
         try:
@@ -93,7 +93,7 @@ def test_other_signals_do_not_disturb_a_long_call():
         except ProcessLookupError:
             break
         time.sleep(0.01)
-    assert child.communicate(timeout=120)[0] == "done 0 True\n"
+    assert child.communicate(timeout=120)[0] == "done 0\n"
     assert child.returncode == 0
 
 
