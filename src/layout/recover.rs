@@ -160,6 +160,13 @@ fn differences(shown: &[String], computed: &[String]) -> Vec<Difference> {
         .collect()
 }
 
+/// Whether the log says that large pages were not remapped, and shows no CPUs by node.
+fn refused_unseen(log: &BootLog) -> bool {
+    log.groups().is_none()
+        && log.lpage.is_none()
+        && log.messages.iter().any(|message| matches!(message, Message::ChunkTooLarge { .. }))
+}
+
 /// Recovers what a log shows.
 pub fn recover(log: &BootLog, clues: &Clues) -> Result<Recovery, Unrecovered> {
     let shown = Shown::of(log, clues).map_err(Unrecovered::TooLittle)?;
@@ -183,6 +190,10 @@ pub fn recover(log: &BootLog, clues: &Clues) -> Result<Recovery, Unrecovered> {
         }
     }
     match (nearest, error) {
+        // Whether a remap is refused, and for which size, depends on which CPUs share a node.
+        (Some(_), _) if clues.topology.is_none() && refused_unseen(log) => {
+            Err(Unrecovered::TooLittle("the topology: remapping was refused, and no line shows the nodes".to_string()))
+        }
         (Some(mut recovery), _) => {
             recovery.inputs = shown.inputs(log, clues, &recovery);
             Ok(recovery)
