@@ -199,27 +199,48 @@ pub fn set_bounds(words: &mut [u64], from: u32, to: u32) {
     set(words, to);
 }
 
-/// The bits around one bit, as far as they are in its word.
-#[derive(Clone, Copy, Debug)]
-pub struct Around {
-    /// From the bit on: that one lowest.
-    pub from: u64,
-    /// Below it: the one next to it highest.
-    pub below: u64,
+/// The 64 bits from `bit` on; beyond the map they are clear.
+#[inline(always)]
+pub fn window_from(words: &[u64], bit: u32) -> u64 {
+    let (index, shift) = ((bit / WORD_BITS) as usize, bit % WORD_BITS);
+    let high = words.get(index + 1).copied().unwrap_or(0);
+    // In two steps: there may be nothing of it.
+    words[index] >> shift | high << (WORD_BITS - 1 - shift) << 1
 }
 
-/// The word of `bit`, cut there.
+/// The 64 bits below `bit`, the one next to it highest; beyond the map they are clear.
 #[inline(always)]
-pub fn word_at(words: &[u64], bit: u32) -> Around {
-    let word = words[(bit / WORD_BITS) as usize];
-    // In two steps: there may be nothing below.
-    Around { from: word >> (bit % WORD_BITS), below: word << (WORD_BITS - 1 - bit % WORD_BITS) << 1 }
+fn window_below(words: &[u64], bit: u32) -> u64 {
+    let (index, shift) = ((bit / WORD_BITS) as usize, bit % WORD_BITS);
+    let low = words.get(index.wrapping_sub(1)).copied().unwrap_or(0);
+    let high = words.get(index).copied().unwrap_or(0);
+    high << (WORD_BITS - 1 - shift) << 1 | low >> shift
 }
 
-/// Clears `len < 64` bits from `bit` on, as far as they are in its word.
+/// [`next_set`] where one is near: nothing hangs on where words begin.
 #[inline(always)]
-pub fn clear_in_word(words: &mut [u64], bit: u32, len: u32) {
-    words[(bit / WORD_BITS) as usize] &= !(((1 << len) - 1) << (bit % WORD_BITS));
+pub fn next_set_near(words: &[u64], size: u32, off: u32) -> u32 {
+    if off >= size {
+        return size;
+    }
+    let window = window_from(words, off);
+    if window != 0 {
+        return (off + window.trailing_zeros()).min(size);
+    }
+    next_word(words, size, (off / WORD_BITS) as usize + 1, 0)
+}
+
+/// The bit behind the highest set one in `low..high`, or `low`, where one is near.
+#[inline(always)]
+pub fn free_from_near(words: &[u64], low: u32, high: u32) -> u32 {
+    let window = window_below(words, high);
+    if window != 0 {
+        return low.max(high - window.leading_zeros());
+    }
+    if high - low <= WORD_BITS {
+        return low;
+    }
+    last_in_words(&words[..(high / WORD_BITS) as usize], low).map_or(low, |bit| low.max(bit + 1))
 }
 
 /// Clears `bit`.
@@ -249,6 +270,69 @@ pub fn set_periodic(words: &mut [u64], from: u32, len: u32, step: u32, count: u3
         let from = from + at * step;
         set_range(words, from, from + len);
     }
+}
+
+/// How many areas of `len` bits, one every `step` bits from `from` on, are there in a row, at most `most`: all their bits are set in
+/// `used`, and of their bits and the one behind in `bound` only the two boundaries. The first is one.
+pub fn count_areas(used: &[u64], bound: &[u64], from: u32, len: u32, step: u32, most: u32) -> u32 {
+    let end = from + (most - 1) * step + len;
+    if !fits_word(step) {
+        let is_area = |at: &u32| {
+            let (start, end) = (from + at * step, from + at * step + len);
+            test(used, start) && test(bound, start) && next_set(bound, end + 1, start + 1) == end
+        };
+        return (0..most).take_while(is_area).count() as u32;
+    }
+    let area = mask_below(len);
+    let ends = 1 | if len < step { 1 << len } else { 0 };
+    let live = first_other(used, repeat(area, step, from), repeat(area, step, from), from, end);
+    let bounds = first_other(bound, repeat(ends, step, from), repeat(area | ends, step, from), from, end + 1);
+    // What is amiss at a start may be the end of the area before.
+    let first = live.into_iter().chain(bounds).min();
+    first.map_or(most, |bit| (bit.max(from + 1) - from - 1) / step)
+}
+
+/// How many areas of `len` set bits, one every `step` bits from `from` on, follow one another with nothing but clear bits
+/// between, at most `most`. 0 where that is not easily told.
+pub fn count_apart(words: &[u64], from: u32, len: u32, step: u32, most: u32) -> u32 {
+    if !fits_word(step) {
+        return 0;
+    }
+    let end = from + (most - 1) * step + len;
+    let other = first_other(words, repeat(mask_below(len), step, from), u64::MAX, from, end);
+    other.map_or(most, |bit| (bit - from) / step)
+}
+
+/// Whether whole periods fit a word, so that there is one pattern for all words.
+#[inline(always)]
+fn fits_word(step: u32) -> bool {
+    step <= WORD_BITS / 2 && step.is_power_of_two()
+}
+
+/// `bits` once every `step` bits, from a bit `from` on; [`fits_word`].
+#[inline(always)]
+fn repeat(bits: u64, step: u32, from: u32) -> u64 {
+    // With one bit every `step` bits the product has no carries.
+    (u64::MAX / mask_below(step)).wrapping_mul(bits).rotate_left(from % step)
+}
+
+/// The first bit of `from..to` that is under `mask` and differs from `pattern`.
+#[inline(always)]
+fn first_other(words: &[u64], pattern: u64, mask: u64, from: u32, to: u32) -> Option<u32> {
+    let (first, last) = (from / WORD_BITS, (to - 1) / WORD_BITS);
+    for index in first..=last {
+        let mut other = (words[index as usize] ^ pattern) & mask;
+        if index == first {
+            other &= mask_from(from);
+        }
+        if index == last {
+            other &= mask_below(to);
+        }
+        if other != 0 {
+            return Some(index * WORD_BITS + other.trailing_zeros());
+        }
+    }
+    None
 }
 
 /// The longest run of clear bits in `from..to`.
@@ -415,18 +499,60 @@ mod tests {
         }
 
         #[test]
-        fn words_of_bits_meet_their_definitions(bits in prop::collection::vec(any::<bool>(), 192), bit in 0u32..192, len in 1u32..64) {
+        fn near_searches_meet_their_definitions(
+            bits in prop::collection::vec(prop::bool::weighted(0.02), 1..400), a in 0u32..400, b in 0u32..400,
+        ) {
             let words = pack(&bits);
-            let around = word_at(&words, bit);
-            for i in 0..64 {
-                let (above, below) = (i < 64 - bit % 64, i < bit % 64);
-                prop_assert_eq!(around.from >> i & 1 == 1, above && bits[(bit + i).min(191) as usize]);
-                prop_assert_eq!(around.below << i >> 63 == 1, below && bits[bit.saturating_sub(i + 1) as usize]);
+            let n = bits.len() as u32;
+            let (low, high) = (a.min(b).min(n), a.max(b).min(n));
+            prop_assert_eq!(next_set_near(&words, high, low), next_set(&words, high, low));
+            prop_assert_eq!(free_from_near(&words, low, high), last_set(&words, low, high).map_or(low, |bit| bit + 1));
+            if low < n {
+                let from = window_from(&words, low);
+                (0..64).for_each(|i| assert_eq!(from >> i & 1 == 1, *bits.get((low + i) as usize).unwrap_or(&false)));
             }
-            let (mut words, mut want) = (words, bits.clone());
-            clear_in_word(&mut words, bit, len);
-            (bit..(bit + len).min((bit / 64 + 1) * 64)).for_each(|i| want[i as usize] = false);
-            prop_assert_eq!(unpack(&words, 192), want);
+        }
+
+        #[test]
+        fn equal_areas_are_counted(
+            from in 0u32..70, len in 1u32..80, gap in prop_oneof![Just(0), 0u32..40], power in any::<bool>(), most in 1u32..12,
+            broken in prop::option::of((0u32..1500, any::<bool>())),
+        ) {
+            let step = if power { (len + gap).next_power_of_two() } else { len + gap };
+            let end = from + (most - 1) * step + len;
+            let (mut used, mut bound) = (vec![false; 1600], vec![false; 1600]);
+            for start in (0..most).map(|at| from + at * step) {
+                (start..start + len).for_each(|bit| used[bit as usize] = true);
+                (bound[start as usize], bound[(start + len) as usize]) = (true, true);
+            }
+            if let Some((at, in_used)) = broken.filter(|(at, _)| *at > len) {
+                let map = if in_used { &mut used } else { &mut bound };
+                let bit = &mut map[(from + at) as usize];
+                *bit = !*bit;
+            }
+            let is_area = |at: &u32| {
+                let start = (from + at * step) as usize;
+                let end = start + len as usize;
+                used[start] && bound[start] && bound[end] && !bound[start + 1..end].contains(&true)
+            };
+            // Only the start is sure to be looked at of an area in use.
+            let really = (0..most).take_while(is_area).count() as u32;
+            let counted = count_areas(&pack(&used), &pack(&bound), from, len, step, most);
+            prop_assert!(counted <= really && (broken.is_some() || counted == most), "{counted} of {really}");
+
+            let apart = count_apart(&pack(&used), from, len, step, most);
+            let free_gap = |at: &u32| {
+                let start = (from + at * step) as usize;
+                !used[start..start + len as usize].contains(&false)
+                    && (at + 1 == most || !used[start + len as usize..start + step as usize].contains(&true))
+            };
+            let really = (0..most).take_while(free_gap).count() as u32;
+            // An area whose gap behind is not free may be the last one.
+            prop_assert!(apart <= really + 1 && apart <= most);
+            prop_assert!(!fits_word(step) || broken.is_some() || apart == most);
+            let last = (from + apart * step).saturating_sub(step) + len;
+            let gaps = (0..apart.saturating_sub(1)).flat_map(|at| from + at * step + len..from + (at + 1) * step);
+            prop_assert!(apart == 0 || (last <= end && gaps.into_iter().all(|bit| !used[bit as usize])));
         }
 
         #[test]

@@ -28,6 +28,38 @@ impl ChunkId {
     }
 }
 
+/// Where areas are that are to be freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// First bit of the first area.
+    pub bit: u32,
+    /// How many areas; 0 is for the null pointer.
+    pub count: u32,
+    /// Bits of each.
+    pub len: u32,
+    /// From one to the next; 0 if there is only one.
+    pub step: u32,
+}
+
+impl Place {
+    /// Of the null pointer.
+    pub const NULL: Self = Self { chunk: ChunkId::RESERVED, bit: 0, count: 0, len: 0, step: 0 };
+
+    /// Without its first `count` areas.
+    #[inline(always)]
+    pub fn pass(&mut self, count: u32) {
+        self.bit += count * self.step;
+        self.count -= count;
+    }
+
+    /// The bits at which the areas start.
+    pub fn starts(self) -> impl Iterator<Item = u32> {
+        (0..self.count).map(move |at| self.bit + at * self.step)
+    }
+}
+
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_reserved() {

@@ -14,6 +14,9 @@ mod peers;
 mod placer;
 mod sections;
 
+use std::time::Duration;
+
+use cpu_time::ThreadTime;
 use percpu::cost::Counting;
 use placer::{measured_alloc, measured_free, Batch, Order};
 
@@ -60,11 +63,15 @@ fn one(arguments: &[String]) {
     let mut placer = Batch::new(name, size, n, counting(how));
     let order = Order::by_name(order).of(n);
     let mut places = Vec::with_capacity(n);
+    let begin = ThreadTime::now();
     let placed = measured_alloc(&mut placer, size, align, n, &mut places);
+    let alloc = begin.elapsed();
     assert_eq!(placed, n, "not everything was placed");
     let handles: Vec<u64> = order.iter().map(|index| places[*index]).collect();
+    let begin = ThreadTime::now();
     measured_free(&mut placer, size, align, &handles);
-    println!("{:?}", placer.costs());
+    let each = |time: Duration| time.as_nanos() as f64 / n as f64;
+    println!("alloc {:.1} ns, free {:.1} ns, {:?}", each(alloc), each(begin.elapsed()), placer.costs());
 }
 
 fn main() {

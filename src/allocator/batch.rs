@@ -7,10 +7,8 @@
 //! a stretch as a whole.
 //!
 //! A long batch of requests keeps a copy of the allocator, so that it can be undone when it is interrupted. A long batch of frees does as
-//! well; a short one is checked before anything changes.
-//!
-//! Pointers of a batch are looked up a group ahead of their frees: the words of the maps that are far away in memory are then
-//! waited for together, not one after the other.
+//! well; a shorter one is checked before anything changes. On the Linux engines the check is the look-up: it finds chunk and bit
+//! of every pointer, and each is waited for in memory together with those behind it.
 //!
 //! # Cost
 //!
@@ -19,15 +17,20 @@
 use super::{Allocator, Balance, BatchError, Placement, NULL};
 use crate::engine::linux::{Linux, Served};
 use crate::error::RequestError;
-use crate::request::{ChunkId, Outcome, Reason, Request};
+use crate::request::{ChunkId, Outcome, Place, Reason, Request};
 use crate::units::Bytes;
 
 /// Operations of a batch between two questions whether to go on.
 const ASK_EVERY: usize = 4096;
 /// Batches from this length on keep a copy, so that an interrupted one can be undone.
 pub(super) const KEEP_COPY_FROM: usize = 1 << 17;
-/// Frees that are looked up together.
-const GROUP: usize = 32;
+/// Up to this many frees on a Linux engine are checked before the first is done, and then done in less time than it
+/// takes to notice that they should not.
+pub(super) const CHECKED_AT_ONCE: usize = 1 << 20;
+/// Areas that are read together shortly before they are freed.
+const TOUCHED_AT_ONCE: usize = 32;
+/// Frees that are checked together in longer batches, which keep a copy.
+const WINDOW: usize = 1 << 15;
 
 /// A stretch of areas: `count` pointers from `ptr` on, one every `step` bytes.
 pub(super) struct Stretch {
@@ -198,6 +201,9 @@ impl Allocator {
         sizes: Option<&[u64]>,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), BatchError> {
+        if self.engine.as_linux().is_some() {
+            return self.free_windows(ptrs, go_on);
+        }
         // One size for all, or one each.
         let size = |index: usize| sizes.and_then(|sizes| sizes.get(index).or(sizes.last())).copied().map(Bytes);
         // A long batch keeps a copy anyway; a short one is checked before anything changes.
@@ -207,17 +213,9 @@ impl Allocator {
             self.check_free_many(ptrs, &size)?;
             None
         };
-        for (index, part) in ptrs.chunks(ASK_EVERY).enumerate() {
-            let from = index * ASK_EVERY;
-            let stop = index > 0 && before.is_some() && !go_on();
-            let freed = match self.engine.as_linux() {
-                _ if stop => Err(BatchError::Interrupted),
-                Some(_) => self.free_groups(ptrs, from, part),
-                None => {
-                    let mut each = part.iter().zip(from..);
-                    each.try_for_each(|(ptr, index)| self.free_one(ptrs, index, *ptr, size(index)))
-                }
-            };
+        for (index, ptr) in ptrs.iter().enumerate() {
+            let stop = index % ASK_EVERY == 0 && index > 0 && before.is_some() && !go_on();
+            let freed = if stop { Err(BatchError::Interrupted) } else { self.free_one(ptrs, index, *ptr, size(index)) };
             if let Err(error) = freed {
                 *self = before.expect("a short batch was checked and is not interrupted");
                 return Err(error);
@@ -226,42 +224,60 @@ impl Allocator {
         Ok(())
     }
 
-    /// Frees a part of a batch, which begins at `from`, on a Linux engine.
-    fn free_groups(&mut self, ptrs: &[u64], from: usize, part: &[u64]) -> Result<(), BatchError> {
-        let nothing = (ChunkId::RESERVED, u32::MAX);
-        // The chunk that was found last; none at first.
-        let mut near = (ChunkId::RESERVED, 0);
-        // As `AddressMap::ptr_to_addr`, prepared.
-        let (delta, word) =
-            (self.address.delta(), if self.address.identity { u64::MAX } else { self.address.word.max() });
-        for (group, number) in part.chunks(GROUP).zip(0..) {
-            let mut areas = [nothing; GROUP];
-            let linux = self.engine.as_linux().expect("asked before");
-            for (area, ptr) in areas.iter_mut().zip(group) {
-                // What is no area is found out below.
-                if *ptr != NULL {
-                    *area = linux.place_at(ptr.wrapping_add(delta) & word, &mut near).unwrap_or(nothing);
+    /// [`Allocator::free_many`] on a Linux engine: a window is checked as a whole and then freed without a question. A
+    /// batch of one window needs no copy for that.
+    fn free_windows(&mut self, ptrs: &[u64], go_on: &mut dyn FnMut() -> bool) -> Result<(), BatchError> {
+        let one = ptrs.len() <= CHECKED_AT_ONCE;
+        let (window, before) = if one { (CHECKED_AT_ONCE, None) } else { (WINDOW, Some(self.clone())) };
+        let mut areas = Vec::with_capacity(window.min(ptrs.len()));
+        for (number, part) in ptrs.chunks(window).enumerate() {
+            let freed =
+                if number > 0 && !go_on() { Err(BatchError::Interrupted) } else { self.free_checked(part, &mut areas) };
+            if let Err(error) = freed {
+                if let Some(before) = before {
+                    *self = before;
                 }
-            }
-            let areas = &areas[..group.len()];
-            let mut at = 0;
-            while at < areas.len() {
-                let most = (self.most_at_once() as usize).min(areas.len() - at);
-                let some = &areas[at..at + most];
-                match if some[0] == nothing { None } else { self.linux_mut().free_some(some) } {
-                    Some(count) => {
-                        self.operated_many(count as u32);
-                        at += count;
-                    }
-                    None => {
-                        let index = from + number * GROUP + at;
-                        self.free_one(ptrs, index, group[at], None)?;
-                        at += 1;
-                    }
-                }
+                return Err(match error {
+                    BatchError::Element(index, error) => self.twice_or(ptrs, number * window + index, error),
+                    other => other,
+                });
             }
         }
         Ok(())
+    }
+
+    /// Frees a window, all or none.
+    fn free_checked(&mut self, ptrs: &[u64], areas: &mut Vec<Place>) -> Result<(), BatchError> {
+        // As `AddressMap::ptr_to_addr`, prepared.
+        let (delta, word) =
+            (self.address.delta(), if self.address.identity { u64::MAX } else { self.address.word.max() });
+        areas.clear();
+        if !self.linux_mut().find_areas(ptrs, delta, word, areas) {
+            self.check_free_many(ptrs, &|_| None)?;
+            unreachable!("one of them starts no live area, or is there twice");
+        }
+        let (mut at, mut touched) = (0, 0);
+        while let Some(first) = areas.get(at) {
+            if at >= touched {
+                touched = areas.len().min(at + TOUCHED_AT_ONCE);
+                self.linux_mut().touch(&areas[at..touched]);
+            }
+            if first.count == 0 {
+                at += 1;
+                continue;
+            }
+            let most = self.most_at_once();
+            let (count, done) = self.linux_mut().free_some(&mut areas[at..], most);
+            self.operated_many(count);
+            at += done;
+        }
+        Ok(())
+    }
+
+    /// An error about one element of a batch, which may be there because an earlier one is the same.
+    fn twice_or(&self, ptrs: &[u64], index: usize, error: RequestError) -> BatchError {
+        let twice = ptrs[..index].contains(&ptrs[index]);
+        BatchError::Element(index, if twice { freed_twice(ptrs[index]) } else { error })
     }
 
     #[inline]
@@ -270,10 +286,7 @@ impl Allocator {
     }
 
     fn free_one(&mut self, ptrs: &[u64], index: usize, ptr: u64, size: Option<Bytes>) -> Result<(), BatchError> {
-        self.free(ptr, size).map_err(|error| {
-            let twice = ptrs[..index].contains(&ptr);
-            BatchError::Element(index, if twice { freed_twice(ptr) } else { error })
-        })
+        self.free(ptr, size).map_err(|error| self.twice_or(ptrs, index, error))
     }
 
     /// Checks a batch without changing anything.

@@ -388,7 +388,7 @@ pub fn failure_text(reason: Reason, size: Bytes, align: Bytes, atomic: bool) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::batch::KEEP_COPY_FROM;
+    use super::batch::{CHECKED_AT_ONCE, KEEP_COPY_FROM};
     use super::*;
 
     fn bare(balance: Balance) -> Allocator {
@@ -450,6 +450,36 @@ mod tests {
             ptrs[index] = good;
             assert_eq!(format!("{:?}", a.engine()), before);
         }
+        a.free_many(&ptrs, None, &mut || true).unwrap();
+        assert_eq!(a.engine().stats().nr_cur_alloc, 0);
+    }
+
+    #[test]
+    fn frees_that_are_not_checked_at_once_are_undone_as_well() {
+        let preset = Preset::by_release("6.12").unwrap();
+        let g = Geometry::new(Bytes(4096), Bytes(4), Bytes(4096), Bytes(1 << 20), 1).unwrap();
+        let mut a = Allocator::bare(preset, g, Balance::Eager).unwrap();
+        let many = std::iter::repeat_n(request(4), CHECKED_AT_ONCE + 10);
+        let mut ptrs: Vec<u64> = a.alloc_many(many, &mut || true).unwrap().iter().map(|p| p.ptr).collect();
+        let before = a.snapshot();
+        for (index, bad) in [(CHECKED_AT_ONCE + 3, 12), (CHECKED_AT_ONCE, ptrs[5])] {
+            let good = std::mem::replace(&mut ptrs[index], bad);
+            match a.free_many(&ptrs, None, &mut || true) {
+                Err(BatchError::Element(at, error)) => {
+                    assert_eq!((at, error.to_string().contains("twice")), (index, bad == ptrs[5]), "{error}");
+                }
+                other => panic!("{other:?}"),
+            }
+            ptrs[index] = good;
+            assert!(a.snapshot() == before);
+        }
+        let mut asked = 0;
+        let mut stop = || {
+            asked += 1;
+            asked < 3
+        };
+        assert_eq!(a.free_many(&ptrs, None, &mut stop), Err(BatchError::Interrupted));
+        assert!(a.snapshot() == before);
         a.free_many(&ptrs, None, &mut || true).unwrap();
         assert_eq!(a.engine().stats().nr_cur_alloc, 0);
     }

@@ -313,8 +313,7 @@ impl Chunk {
     /// Reads what a free at bit `bit` in block `block` will need, so that the processor has begun to fetch it.
     #[inline]
     pub(crate) fn touch(&self, bit: u32, block: usize) {
-        let word = (bit / bitmap::WORD_BITS) as usize;
-        std::hint::black_box((self.alloc_map[word], self.bound_map[word], self.blocks[block].contig_hint));
+        std::hint::black_box((self.alloc_map[(bit / bitmap::WORD_BITS) as usize], self.blocks[block].contig_hint));
     }
 
     /// The served bits, without the hidden ends.

@@ -26,8 +26,7 @@
 
 use super::{Chunk, Mode};
 use crate::bitmap;
-use crate::block::Block;
-use crate::request::ChunkId;
+use crate::request::Place;
 
 /// Equal areas in a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -336,62 +335,108 @@ impl Chunk {
         }
     }
 
-    /// Frees the live areas that start at the bits of `areas`, one after the other, as long as each is of chunk `id`, lies in the block
-    /// of the first, and leaves that not wholly free; returns how many areas and bits. Stops before anything that is no live
-    /// area, and at what single calls have to do. No page becomes empty, and since 5.2 the slot stays.
+    /// Frees live areas of this chunk, which `areas` begins with, one after the other, as long as each lies in the block of the
+    /// first and leaves that not wholly free; at most `most`. Returns how many, and how many places of `areas` are done; of one that is done in part
+    /// the areas are taken off. Stops before what single calls
+    /// have to do. No page becomes empty, and since 5.2 the slot stays.
     #[inline(always)]
-    pub fn free_in_block<M: Mode>(&mut self, m: M, id: ChunkId, areas: &[(ChunkId, u32)]) -> (u32, u32) {
+    pub fn free_in_block<M: Mode>(&mut self, m: M, areas: &mut [Place], most: u32) -> (u32, usize) {
         let bits = m.block_bits();
-        let index = areas[0].1 >> m.block_shift();
+        let Place { chunk: id, bit: first, .. } = areas[0];
+        let index = first >> m.block_shift();
         // The first block offers its runs to the chunk-wide hint, which may change the slot; boot chunks hide their ends.
         if !m.block_is_page() || self.immutable() || (m.rules().free_offers_interval && index == 0) {
             return (0, 0);
         }
-        let Some(block) = self.blocks.get(index as usize) else { return (0, 0) };
-        let mut block = *block;
+        let Self { alloc_map, blocks, md, .. } = self;
+        let block = &mut blocks[index as usize];
         let base = index << m.block_shift();
+        let edge = base + bits;
         let left_free = block.left_free;
         let (mut count, mut freed, mut lowest) = (0, 0, u32::MAX);
-        for (chunk, off) in areas {
-            let so = off.wrapping_sub(base);
-            if so >= bits || *chunk != id {
+        let mut at = 0;
+        while let Some(&place) = areas.get(at) {
+            let off = place.bit;
+            if off.wrapping_sub(base) >= bits || place.chunk != id || place.count == 0 || count >= most {
                 break;
             }
-            let used = bitmap::word_at(&self.alloc_map, *off);
-            let bound = bitmap::word_at(&self.bound_map, *off);
-            if used.from & bound.from & 1 == 0 {
+            let mut end = off + place.len;
+            if end > edge {
                 break;
             }
-            // Nearly always the area and the free run that it becomes part of are in one word: from behind the set bit below, or from the
-            // start of the contig run, to the next set bit.
-            let len = (bound.from >> 1).trailing_zeros() + 1;
-            let joins = (block.contig_hint + block.contig_hint_start) as u32 == so && block.contig_hint > 0;
-            let behind = if len < bitmap::WORD_BITS { used.from >> len } else { 0 };
-            let plain = behind != 0
-                && (joins || used.below != 0)
-                && so + len + behind.trailing_zeros() < bits
-                && used.below.leading_zeros() < so + u32::from(joins) * bits
-                && (so + len) as i32 != block.contig_hint_start;
-            let (from, to, len) = if plain {
-                bitmap::clear_in_word(&mut self.alloc_map, *off, len);
-                let from = if joins { block.contig_hint_start } else { (so - used.below.leading_zeros()) as i32 };
-                (from, (so + len + behind.trailing_zeros()) as i32, len)
+            // As in `update_hints_free`.
+            let (so, eo) = ((off - base) as i32, (end - base) as i32);
+            let from = if so == block.contig_hint + block.contig_hint_start {
+                block.contig_hint_start
             } else {
-                match self.free_joined(m, &block, base, *off) {
-                    Some(freed) => freed,
-                    None => break,
-                }
+                (bitmap::free_from_near(alloc_map, base, off) - base) as i32
             };
-            count += 1;
-            freed += len;
-            lowest = lowest.min(*off);
+            let mut to = if eo == block.contig_hint_start {
+                block.contig_hint_start + block.contig_hint
+            } else {
+                (bitmap::next_set_near(alloc_map, edge, end) - base) as i32
+            };
+            if from == 0 && to == bits as i32 {
+                break;
+            }
             block.update(from, to, m.rules());
+            count += 1;
+            freed += end - off;
+            at += usize::from(place.count == 1);
+            if place.count > 1 {
+                areas[at].pass(1);
+            }
+            if block.contig_hint_start == from && block.contig_hint == to - from {
+                // It is the largest run now. While the next areas are its upper neighbours it only grows.
+                let mut grown = false;
+                while let Some(&place) = areas.get(at) {
+                    let start = base + to as u32;
+                    if place.bit != start || place.chunk != id || place.count == 0 || count >= most {
+                        break;
+                    }
+                    let mut taken = 1;
+                    if place.count > 1 {
+                        // Those whose gaps are free.
+                        taken = place.count.min(most - count);
+                        if place.step > place.len {
+                            taken = bitmap::count_apart(alloc_map, start, place.len, place.step, taken).max(1);
+                        }
+                        taken = taken.min((edge - start + place.step - place.len) / place.step);
+                    }
+                    let mut next_end = start + taken.saturating_sub(1) * place.step + place.len;
+                    if taken == 0 || next_end > edge {
+                        break;
+                    }
+                    let mut next_to = (bitmap::next_set_near(alloc_map, edge, next_end) - base) as i32;
+                    if from == 0 && next_to == bits as i32 {
+                        // The last one would free the block.
+                        taken -= 1;
+                        if taken == 0 {
+                            break;
+                        }
+                        // The run ends where that one starts.
+                        next_to = (start + taken * place.step - base) as i32;
+                        next_end -= place.step;
+                    }
+                    (end, to, grown) = (next_end, next_to, true);
+                    count += taken;
+                    freed += taken * place.len;
+                    at += usize::from(place.count == taken);
+                    if place.count > taken {
+                        areas[at].pass(taken);
+                    }
+                }
+                if grown {
+                    block.update(from, to, m.rules());
+                }
+            }
+            bitmap::clear_range(alloc_map, off, end);
+            lowest = lowest.min(off);
             if !m.rules().free_offers_interval {
-                self.md.offer_contig(base as i32 + from, block.contig_hint);
+                md.offer_contig(base as i32 + from, block.contig_hint);
             }
         }
         if count > 0 {
-            self.blocks[index as usize] = block;
             if left_free != block.left_free {
                 self.note_whole(index);
             }
@@ -399,36 +444,7 @@ impl Chunk {
             self.free_bytes += m.bytes(freed);
             self.nr_alloc -= count;
         }
-        (count, freed)
-    }
-
-    /// Clears the live area at `off` in the block at `base`; returns the free run that it is now part of, in its block, and its own
-    /// length. `None`, and nothing changed, if the area goes over the edge or the block would be free.
-    #[inline(never)]
-    fn free_joined<M: Mode>(&mut self, m: M, block: &Block, base: u32, off: u32) -> Option<(i32, i32, u32)> {
-        let edge = base + m.block_bits();
-        // The boundary at the edge counts.
-        let end = bitmap::next_set(&self.bound_map, edge + 1, off + 1);
-        if end > edge {
-            return None;
-        }
-        // As in `update_hints_free`.
-        let (so, eo) = ((off - base) as i32, (end - base) as i32);
-        let from = if so == block.contig_hint + block.contig_hint_start {
-            block.contig_hint_start
-        } else {
-            bitmap::last_set(&self.alloc_map, base, off).map_or(0, |bit| (bit + 1 - base) as i32)
-        };
-        let to = if eo == block.contig_hint_start {
-            block.contig_hint_start + block.contig_hint
-        } else {
-            (bitmap::next_set(&self.alloc_map, edge, end) - base) as i32
-        };
-        if from == 0 && to == m.block_bits() as i32 {
-            return None;
-        }
-        bitmap::clear_range(&mut self.alloc_map, off, end);
-        Some((from, to, end - off))
+        (count, at)
     }
 }
 

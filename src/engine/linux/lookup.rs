@@ -70,19 +70,17 @@ impl Lookup {
     /// The chunk that holds an address, and its base.
     #[inline]
     pub fn find(&self, addr: u64) -> Option<(ChunkId, u64)> {
-        let at = (addr >> self.shift).wrapping_sub(self.low);
-        // The entry of the address, and two below.
-        for back in 0..3 {
-            let Some(entry) = self.table.get(at.wrapping_sub(back) as usize) else { continue };
-            if addr.wrapping_sub(entry.base) < self.unit_size && addr >= entry.base {
-                return Some((entry.id, entry.base));
-            }
+        let at = (addr >> self.shift).wrapping_sub(self.low) as usize;
+        // The entry of the address, and two below; which of them is not a matter of branches that nobody foresees.
+        if let Some([second, first, own]) = self.table.get(at.wrapping_sub(2)..).and_then(<[Entry]>::first_chunk) {
+            let below = if addr >= first.base { first } else { second };
+            let hit = if addr >= own.base { own } else { below };
+            let inside = !hit.id.is_reserved() && addr.wrapping_sub(hit.base) < self.unit_size;
+            return inside.then_some((hit.id, hit.base));
         }
-        if self.table.is_empty() {
-            let (base, id) = self.tree.range(..=addr).next_back()?;
-            return (addr - base < self.unit_size).then_some((*id, *base));
-        }
-        None
+        // Outside the table, which has room on both sides unless that ends, or there is none.
+        let (base, id) = self.tree.range(..=addr).next_back()?;
+        (addr - base < self.unit_size).then_some((*id, *base))
     }
 
     /// The chunk with this base.
