@@ -14,8 +14,14 @@ use crate::units::Bits;
 struct Runs(Vec<(i32, i32)>);
 
 impl Runs {
-    fn of(map: &[u64], from: u32, to: u32) -> Self {
-        Self(bitmap::clear_runs(map, from, to).map(|(s, e)| ((s - from) as i32, (e - from) as i32)).collect())
+    /// Room for those of a block: verifying goes over many, after each operation.
+    fn new() -> Self {
+        Self(Vec::with_capacity(32))
+    }
+
+    fn find(&mut self, map: &[u64], from: u32, to: u32) {
+        self.0.clear();
+        self.0.extend(bitmap::clear_runs(map, from, to).map(|(s, e)| ((s - from) as i32, (e - from) as i32)));
     }
 
     fn longest(&self) -> i32 {
@@ -51,11 +57,15 @@ impl Chunk {
     /// Rescans maps, hints and counters and compares them with what is kept.
     pub fn verify(&self, ctx: &Context) -> Result<(), Violation> {
         self.verify_accounts(ctx)?;
-        for (index, block) in self.blocks.iter().enumerate() {
-            self.verify_block(ctx, index, block)?;
+        let mut runs = Runs::new();
+        for (index, block) in (0u32..).zip(self.blocks.iter()) {
+            let bits = ctx.geometry.block_bits();
+            runs.find(&self.alloc_map, index * bits, (index + 1) * bits);
+            self.verify_block(ctx, index, block, &runs)?;
         }
         self.verify_empty_pages(ctx)?;
-        self.verify_hints(ctx)
+        runs.find(&self.alloc_map, 0, self.nr_bits().0);
+        self.verify_hints(ctx, &runs)
     }
 
     /// The part of [`Chunk::verify`] that no hint is part of: what a state from elsewhere must fulfil.
@@ -97,10 +107,8 @@ impl Chunk {
         Ok(())
     }
 
-    fn verify_block(&self, ctx: &Context, index: usize, block: &Block) -> Result<(), Violation> {
-        let bits = ctx.geometry.block_bits();
-        let size = bits as i32;
-        let runs = Runs::of(&self.alloc_map, index as u32 * bits, (index as u32 + 1) * bits);
+    fn verify_block(&self, ctx: &Context, index: u32, block: &Block, runs: &Runs) -> Result<(), Violation> {
+        let size = ctx.geometry.block_bits() as i32;
         let longest = runs.longest();
         let full = longest == 0;
         let exact = !ctx.rules.scan_hints;
@@ -249,7 +257,7 @@ impl Chunk {
         Ok(())
     }
 
-    fn verify_hints(&self, ctx: &Context) -> Result<(), Violation> {
+    fn verify_hints(&self, ctx: &Context, runs: &Runs) -> Result<(), Violation> {
         let nr_bits = self.nr_bits().0;
         let md = &self.md;
         let first = bitmap::next_zero(&self.alloc_map, nr_bits, 0);
@@ -273,7 +281,6 @@ impl Chunk {
             );
             return Ok(());
         }
-        let runs = Runs::of(&self.alloc_map, 0, nr_bits);
         let longest = runs.longest();
         ensure_invariant!(md.contig_hint <= longest, "C10-contig-hint", "{md:?}; longest run {longest}");
         ensure_invariant!(

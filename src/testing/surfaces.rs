@@ -1,5 +1,5 @@
-//! What is promised of every reader, as one function a surface: for fuzzing, and for `cargo test`
-//! on inputs that were found by it.
+//! What is promised of every reader, of the engines and of layouts, as one function a surface: for fuzzing,
+//! and for `cargo test` on inputs that were found by it.
 //!
 //! # Design
 //!
@@ -15,6 +15,7 @@ use crate::allocator::Allocator;
 use crate::boot_log::BootLog;
 use crate::state::State;
 use crate::stats_text::read_percpu_stats;
+use crate::testing::{layouts, operations};
 use crate::trace::{ftrace_text, read_trace, Limits, ReadOptions, TraceReader};
 use crate::variant::PRESETS;
 
@@ -22,7 +23,7 @@ use crate::variant::PRESETS;
 pub type Surface = (&'static str, fn(&[u8]));
 
 /// Every surface, by the name of its fuzz target and of its directories of inputs.
-pub const SURFACES: [Surface; 8] = [
+pub const SURFACES: [Surface; 10] = [
     ("ftrace", trace),
     ("perf", trace),
     ("bpftrace", trace),
@@ -31,6 +32,8 @@ pub const SURFACES: [Surface; 8] = [
     ("snapshot", snapshot),
     ("stats_text", stats_text),
     ("boot_log", boot_log),
+    ("operations", operations),
+    ("layouts", layouts),
 ];
 
 /// Traces of any format: what is accepted can be written and read, block by block it is the same, and
@@ -99,5 +102,19 @@ pub fn boot_log(bytes: &[u8]) {
     if let Some(record) = log.record() {
         let again = BootLog::from_lines(record.lines().iter().map(String::as_str)).record();
         assert_eq!(again, Some(record));
+    }
+}
+
+/// Bytes read as a machine and operations on it.
+pub fn operations(bytes: &[u8]) {
+    if let Err(what) = operations::run(bytes, None) {
+        panic!("{what}");
+    }
+}
+
+/// Bytes read as a machine whose first chunk is laid out.
+pub fn layouts(bytes: &[u8]) {
+    if let Err(what) = layouts::run(bytes) {
+        panic!("{what}");
     }
 }
