@@ -186,9 +186,8 @@ impl Allocator {
     fn operated_many(&mut self, count: u32) {
         if let Balance::Every(k) = self.balance {
             if count > 1 {
-                // Nothing was scheduled: only the number matters.
-                self.since_balance = (self.since_balance + count) % k.max(1);
-                return;
+                // Of all but the last only the number matters: at their turns nothing was scheduled.
+                self.since_balance = (self.since_balance + count - 1) % k.max(1);
             }
         }
         self.operated();
