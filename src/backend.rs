@@ -109,6 +109,8 @@ pub struct Backend {
     pub page_supply: Supply,
     /// Mapping calls, one per range of one CPU.
     pub map_supply: Supply,
+    /// Extensions of area maps, one each (`areamap` only).
+    pub extend_supply: Supply,
     /// What happened.
     pub journal: Journal,
     /// Contiguous memory instead of mapped pages: chunks are populated as a whole when they
@@ -137,6 +139,7 @@ impl Backend {
             chunk_supply: Supply::ENDLESS,
             page_supply: Supply::ENDLESS,
             map_supply: Supply::ENDLESS,
+            extend_supply: Supply::ENDLESS,
             journal: Journal::default(),
             contiguous: false,
             backing_pages: 0,

@@ -641,8 +641,18 @@ class Allocator(_core.Calls):
         """Whether the balance worker is scheduled."""
         return self._core.balance_pending()
 
-    def limit_supply(self, *, pages: int | None = None, mappings: int | None = None, chunks: int | None = None) -> None:
+    def limit_supply(
+        self,
+        *,
+        pages: int | None = None,
+        mappings: int | None = None,
+        chunks: int | None = None,
+        extensions: int | None = None,
+    ) -> None:
         """Let the machine run out of something: what is left, from now on.
+
+        Each fault of the kernel's allocator can be had by one of these, by a full `VmallocSpace` or by
+        `alloc_killed`; ``docs/how-to/faults.md`` lists them, and what is undone.
 
         Parameters
         ----------
@@ -651,7 +661,9 @@ class Allocator(_core.Calls):
         mappings : int, optional
             Mapping calls (one range of one CPU each) that still succeed.
         chunks : int, optional
-            Chunks for which address space can still be had.
+            Chunks that can still be made: for the next one there is neither memory for its records nor address space.
+        extensions : int, optional
+            Times that the area map of a chunk can still grow (engine ``areamap``; the others have none).
 
         Examples
         --------
@@ -662,8 +674,58 @@ class Allocator(_core.Calls):
         ...
         percpu.errors.AllocError: failed to allocate new chunk
         """
-        limits = {"pages": pages, "mappings": mappings, "chunks": chunks}
+        limits = {"pages": pages, "mappings": mappings, "chunks": chunks, "extensions": extensions}
         self._core.set_supply(**{k: None if v is None else integer(k, v, 0, 2**63 - 1) for k, v in limits.items()})
+
+    def alloc_killed(
+        self,
+        size: int,
+        align: int = 4,
+        *,
+        atomic: bool = False,
+        reserved: bool = False,
+        nowarn: bool = False,
+        nofail: bool = False,
+    ) -> int:
+        """Make a request whose task is killed while it waits for the allocator's mutex.
+
+        It gets nothing, in silence: no warning, no counter, no run of the balance worker. Requests that are not
+        killed there are served as by `alloc`: atomic ones, which do not wait, those that may not fail, and all of the
+        engines before 4.14. A request that may not fail can still fail for every other reason.
+
+        Parameters
+        ----------
+        size, align : int
+            Bytes for each CPU; alignment in bytes.
+        atomic, reserved, nowarn : bool, optional
+            As for `alloc`.
+        nofail : bool, optional
+            The request may not fail: its task waits on, though it was killed.
+
+        Returns
+        -------
+        int
+            The pointer, where the request was served.
+
+        Raises
+        ------
+        AllocError
+            With ``reason`` ``"killed"``, or as `alloc`.
+        InvalidRequest
+            As `alloc`: before it waits.
+
+        Examples
+        --------
+        >>> a = Allocator(unit_size=32 << 10, nr_units=2)
+        >>> a.alloc_killed(8)
+        Traceback (most recent call last):
+        ...
+        percpu.errors.AllocError: killed while waiting for the allocator
+        >>> a.alloc_killed(8, nofail=True) == a.alloc(8) - 8
+        True
+        """
+        flags = (bool(atomic), bool(reserved), bool(nowarn), bool(nofail))
+        return self._core.alloc_killed(integer("size", size), integer("align", align), flags)
 
     # -- addresses -------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class AllocError(PercpuError, MemoryError):
         The kernel's own words, for example ``atomic alloc failed, no space left``.
     reason : str
         For programs: ``reserved_full``, ``no_space``, ``no_chunk``, ``no_page``, ``reserved_map``,
-        ``map_extend`` or ``no_room``.
+        ``map_extend``, ``no_room`` or ``killed``.
     size, align : int
         The request in bytes, as it was given.
     atomic : bool

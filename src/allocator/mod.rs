@@ -219,6 +219,19 @@ impl Allocator {
         Placement { ptr, outcome }
     }
 
+    /// A request whose task is killed while it waits for the allocator's mutex: `None`, and nothing has happened,
+    /// not even a warning. What does not wait there to be killed is served as ever: atomic requests, illegal ones,
+    /// those that may not fail (`nofail`), and all of the generations before 4.14.
+    ///
+    /// Source: specification 20 section 3 step 4.
+    pub fn alloc_killed(&mut self, request: &Request, nofail: bool) -> Option<Placement> {
+        let waits = self.engine.as_linux().and_then(|linux| linux.task(request).ok()).is_some_and(|task| !task.atomic);
+        if waits && !nofail {
+            return None;
+        }
+        Some(self.alloc(request))
+    }
+
     /// Serves many requests, as single calls would. `go_on` is asked now and then.
     pub fn alloc_many(
         &mut self,

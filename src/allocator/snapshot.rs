@@ -26,6 +26,8 @@ use crate::variant::Preset;
 
 /// The key of a snapshot's own part.
 const KEY: &str = "percpu_snapshot";
+/// A key of that part that is there only if area maps can run out of extensions.
+const EXTEND: &str = "extend_supply";
 /// Version of that part.
 const VERSION: u64 = 1;
 
@@ -86,6 +88,9 @@ impl Allocator {
     pub fn snapshot(&self) -> Result<String, StateError> {
         let mut own = self.own_part();
         let mut put = |key: &str, value| own.insert(key.into(), value);
+        if let Some(left) = self.engine.backend().extend_supply.left() {
+            put(EXTEND, json!(left));
+        }
         if let Some(linux) = self.engine.as_linux() {
             let numbers: Vec<Option<u32>> = linux.chunk_ids().map(|id| (!id.is_reserved()).then_some(id.0)).collect();
             put("numbers", json!(numbers));
@@ -169,6 +174,9 @@ impl Allocator {
         backend.page_supply = supply(&own, "page_supply")?;
         backend.map_supply = supply(&own, "map_supply")?;
         backend.chunk_supply = supply(&own, "chunk_supply")?;
+        if own.value(EXTEND).is_ok() {
+            backend.extend_supply = supply(&own, EXTEND)?;
+        }
         Ok(allocator)
     }
 

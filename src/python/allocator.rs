@@ -212,7 +212,7 @@ impl Calls {
         let placement = core.alloc(&request);
         match placement.outcome {
             Outcome::Placed { .. } => Ok(placement.ptr),
-            Outcome::Failed(reason) => Err(errors::alloc_error(py, &request, request.sleep == Sleep::Never, reason)),
+            Outcome::Failed(reason) => Err(errors::alloc_error(py, core.engine().geometry(), &request, reason)),
         }
     }
 
@@ -514,13 +514,34 @@ impl Allocator {
         self.lock(py).engine().balance_pending()
     }
 
-    fn set_supply(&self, py: Python<'_>, pages: Option<u64>, mappings: Option<u64>, chunks: Option<u64>) {
+    /// As `alloc`, killed while it waits; `flags` are atomic, reserved, nowarn, nofail.
+    fn alloc_killed(&self, py: Python<'_>, size: u64, align: u64, flags: (bool, bool, bool, bool)) -> PyResult<u64> {
+        let (atomic, reserved, nowarn, nofail) = flags;
+        let sleep = if atomic { Sleep::Never } else { Sleep::Full };
+        let request = Request { size: Bytes(size), align: Bytes(align), sleep, reserved, nowarn };
+        let mut core = self.lock(py);
+        let placement = core.alloc_killed(&request, nofail).ok_or_else(|| errors::killed(py, &request))?;
+        match placement.outcome {
+            Outcome::Placed { .. } => Ok(placement.ptr),
+            Outcome::Failed(reason) => Err(errors::alloc_error(py, core.engine().geometry(), &request, reason)),
+        }
+    }
+
+    fn set_supply(
+        &self,
+        py: Python<'_>,
+        pages: Option<u64>,
+        mappings: Option<u64>,
+        chunks: Option<u64>,
+        extensions: Option<u64>,
+    ) {
         let supply = |limit: Option<u64>| limit.map_or(Supply::ENDLESS, Supply::of);
         let mut core = self.lock(py);
         let backend = core.engine_mut().backend_mut();
         backend.page_supply = supply(pages);
         backend.map_supply = supply(mappings);
         backend.chunk_supply = supply(chunks);
+        backend.extend_supply = supply(extensions);
     }
 
     fn locate(&self, py: Python<'_>, ptr: u64) -> PyResult<(u32, u64, u64, u64)> {

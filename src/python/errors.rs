@@ -3,8 +3,10 @@
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
+use crate::boot_log::message;
 use crate::error::{ConfigError, LayoutError, RequestError, StateError, TraceError, Violation};
-use crate::request::{Reason, Request};
+use crate::geometry::Geometry;
+use crate::request::{Reason, Request, Sleep};
 use crate::variant::Generation;
 
 /// An exception of `percpu.errors` with attributes.
@@ -57,21 +59,37 @@ pub fn free_error(py: Python<'_>, error: RequestError, index: Option<usize>) -> 
 }
 
 /// A request that was not served.
-pub fn alloc_error(py: Python<'_>, request: &Request, atomic: bool, reason: Reason) -> PyErr {
+pub fn alloc_error(py: Python<'_>, limits: &Geometry, request: &Request, reason: Reason) -> PyErr {
     let (size, align) = (request.size.0, request.align.0);
     if reason == Reason::Illegal {
-        let message = format!("illegal size ({size}) or align ({align}) for percpu allocation");
-        return exception("InvalidRequest", &message, [("parameter", "size")].into_py_dict(py));
+        let (most, page) = (limits.max_request().0, limits.page_size().0);
+        let parameter = if size == 0 || size > most { "size" } else { "align" };
+        let limit = match parameter {
+            "size" => format!("size must be from 1 to {most}"),
+            _ => format!("align must be a power of two up to {page}"),
+        };
+        let message = message::illegal_size(size, align) + ": " + &limit;
+        return exception("InvalidRequest", &message, [("parameter", parameter)].into_py_dict(py));
     }
+    refused(py, request, reason.name(), reason.text())
+}
+
+/// A request whose task was killed while it waited.
+pub fn killed(py: Python<'_>, request: &Request) -> PyErr {
+    refused(py, request, "killed", "killed while waiting for the allocator")
+}
+
+fn refused(py: Python<'_>, request: &Request, reason: &str, text: &str) -> PyErr {
+    let (size, align, atomic) = (request.size.0, request.align.0, request.sleep == Sleep::Never);
     let attributes = || {
         let d = PyDict::new(py);
-        d.set_item("reason", reason.name())?;
+        d.set_item("reason", reason)?;
         d.set_item("size", size)?;
         d.set_item("align", align)?;
         d.set_item("atomic", atomic)?;
         Ok(d)
     };
-    exception("AllocError", reason.text(), attributes())
+    exception("AllocError", text, attributes())
 }
 
 /// Areas for which there is no address space.

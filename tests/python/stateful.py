@@ -144,9 +144,25 @@ class AllocatorMachine(RuleBasedStateMachine):
     def balance(self):
         self.run("a.balance()")
 
-    @rule(pages=st.none() | st.integers(0, 6), mappings=st.none() | st.integers(0, 6), chunks=st.none() | st.just(0))
-    def limit_supply(self, pages, mappings, chunks):
-        self.run(f"a.limit_supply(pages={pages}, mappings={mappings}, chunks={chunks})")
+    @rule(
+        pages=st.none() | st.integers(0, 6),
+        mappings=st.none() | st.integers(0, 6),
+        chunks=st.none() | st.just(0),
+        extensions=st.none() | st.just(0),
+    )
+    def limit_supply(self, pages, mappings, chunks, extensions):
+        self.run(f"a.limit_supply(pages={pages}, mappings={mappings}, chunks={chunks}, extensions={extensions})")
+
+    @rule(size=sizes, align=aligns)
+    def alloc_killed(self, size, align):
+        if not self.a.engine.startswith("linux"):
+            return
+        before = self.a.snapshot()
+        self.run(
+            f"try:\n    a.alloc_killed({size}, {align})\nexcept (pc.AllocError, pc.InvalidRequest):\n    refused = True"
+        )
+        self.expect(self.names.pop("refused", False), "a killed request was served")
+        self.expect(self.a.snapshot() == before, "a killed request changed something")
 
     @rule(how=st.sampled_from(["pc.Allocator.restore(a.snapshot())", "copy.copy(a)", "pickle.loads(pickle.dumps(a))"]))
     def go_on_with_a_copy(self, how):

@@ -28,17 +28,33 @@ empty one, half of a compressed one, and a trace with a damaged line.
 
 # The call, its exception, and how its text begins (paths left out).
 TABLE = [
-    ("a.alloc(0)", "InvalidRequest", "illegal size (0) or align (4) for percpu allocation"),
+    (
+        "a.alloc(0)",
+        "InvalidRequest",
+        "illegal size (0) or align (4) for percpu allocation: size must be from 1 to 32768",
+    ),
     ("a.alloc(-4)", "InvalidRequest", "size=-4: must be from 0 to 18446744073709551615"),
-    ("a.alloc(32_769)", "InvalidRequest", "illegal size (32769) or align (4) for percpu allocation"),
+    (
+        "a.alloc(32_769)",
+        "InvalidRequest",
+        "illegal size (32769) or align (4) for percpu allocation: size must be from 1 to 32768",
+    ),
     ("a.alloc(1 << 64)", "InvalidRequest", "size=18446744073709551616: must be from 0 to 18446744073709551615"),
     ("a.alloc(4.0)", "TypeError", "size must be an integer, not float"),
     ("a.alloc(True)", "TypeError", "size must be an integer, not a bool"),
     ('a.alloc("8")', "TypeError", "size must be an integer, not str"),
     ("a.alloc(None)", "TypeError", "size must be an integer, not NoneType"),
-    ("a.alloc(8, 12)", "InvalidRequest", "illegal size (8) or align (12) for percpu allocation"),
+    (
+        "a.alloc(8, 12)",
+        "InvalidRequest",
+        "illegal size (8) or align (12) for percpu allocation: align must be a power of two up to 4096",
+    ),
     ("a.alloc(8, -8)", "InvalidRequest", "align=-8: must be from 0 to 18446744073709551615"),
-    ("a.alloc(8, 8192)", "InvalidRequest", "illegal size (8) or align (8192) for percpu allocation"),
+    (
+        "a.alloc(8, 8192)",
+        "InvalidRequest",
+        "illegal size (8) or align (8192) for percpu allocation: align must be a power of two up to 4096",
+    ),
     ("a.alloc(8, 4.0)", "TypeError", "align must be an integer, not float"),
     ("a.alloc(32_768, atomic=True)", "AllocError", "atomic alloc failed, no space left"),
     ("a.free(p[2])", "InvalidFree", "ptr=0x4000016c: no live area starts at byte 364 of chunk 0"),
@@ -80,6 +96,9 @@ TABLE = [
     ("a.chunks[99]", "KeyError", "99"),
     ('a.chunks["0"]', "KeyError", "'0'"),
     ("a.limit_supply(pages=-1)", "InvalidRequest", "pages=-1: must be from 0 to 9223372036854775807"),
+    ("a.limit_supply(extensions=-1)", "InvalidRequest", "extensions=-1: must be from 0 to 9223372036854775807"),
+    ("a.alloc_killed(8.5)", "TypeError", "size must be an integer, not float"),
+    ("a.alloc_killed(8)", "AllocError", "killed while waiting for the allocator"),
     ("a.limit_supply(chunks=1.5)", "TypeError", "chunks must be an integer, not float"),
     (
         "a.limit_supply(mappings=1 << 63)",

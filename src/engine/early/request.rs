@@ -257,12 +257,15 @@ impl<S: Space> Early<S> {
         room.grow_to
     }
 
-    /// Makes room for a chunk's records; false before late boot, when there is no memory for them.
+    /// Makes room for a chunk's records; false if there is no memory for them, as before late boot.
     pub(super) fn grow<C: Counter>(&mut self, id: ChunkId, capacity: u32, costs: &mut C) -> bool {
         if !self.async_enabled {
             if !std::mem::replace(&mut self.warned_early, true) {
                 self.log(4, || "WARNING (once)".into());
             }
+            return false;
+        }
+        if self.backend.extend_supply.take(1) == 0 {
             return false;
         }
         self.existing_mut(id).space.grow(capacity, costs);
