@@ -41,15 +41,31 @@ def pointer(value: Any) -> int:
     return number
 
 
+SLICE = 1 << 18
+"""Elements that are checked and converted at once: signals are looked at between two slices."""
+
+
 def column(parameter: str, values: Any) -> np.ndarray:
     """Return integers as a contiguous uint64 array of one dimension; a scalar becomes one element."""
+    sliced = isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.ndim == 1)
+    if not sliced or len(values) <= SLICE or getattr(values, "dtype", None) == np.uint64:
+        return _column(parameter, values, 0)
+    whole = np.empty(len(values), dtype=np.uint64)
+    for first in range(0, len(values), SLICE):
+        whole[first : first + SLICE] = _column(parameter, values[first : first + SLICE], first)
+    return whole
+
+
+def _column(parameter: str, values: Any, first: int) -> np.ndarray:
+    """Return what `column` returns; `first` is the place of the first value for messages."""
     array = np.asarray(values)
     if array.size == 0 and array.dtype.kind == "f" and not isinstance(values, np.ndarray):
         array = array.astype(np.uint64)  # an empty list
     if array.dtype == object and all(isinstance(v, int) and not isinstance(v, bool) for v in array.flat):
         bad = [i for i, v in enumerate(array.flat) if not 0 <= v < U64]
         if bad:
-            raise InvalidRequest(f"{parameter}[{bad[0]}] is out of range", parameter=parameter, index=bad[0])
+            at = first + bad[0]
+            raise InvalidRequest(f"{parameter}[{at}] is out of range", parameter=parameter, index=at)
         array = array.astype(np.uint64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{parameter} must hold integers, not {array.dtype}")
@@ -57,8 +73,9 @@ def column(parameter: str, values: Any) -> np.ndarray:
         raise InvalidRequest(f"{parameter} has {array.ndim} dimensions; it must have 0 or 1", parameter=parameter)
     array = np.atleast_1d(array)
     if array.dtype.kind == "i" and len(array) and array.min() < 0:
-        index = int(np.argmax(array < 0))
-        raise InvalidRequest(f"{parameter}[{index}]={array[index]} is negative", parameter=parameter, index=index)
+        bad_at = int(np.argmax(array < 0))
+        at = first + bad_at
+        raise InvalidRequest(f"{parameter}[{at}]={array[bad_at]} is negative", parameter=parameter, index=at)
     return np.ascontiguousarray(array, dtype=np.uint64)
 
 

@@ -5,6 +5,7 @@ Both directions go block by block, so that a file may be larger than memory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -157,12 +158,9 @@ class _File:
     """A Parquet file whose metadata were checked."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        pa = _import("pyarrow", "analysis")
         self.path = str(path)
-        try:
+        with self.reading():
             self.file = _import("pyarrow.parquet", "analysis").ParquetFile(path)
-        except pa.ArrowException as error:
-            raise self.error(f"not a Parquet file that can be read: {error}") from None
         facts = (self.file.metadata.metadata or {}).get(KEY)
         if facts is None:
             raise self.error("a Parquet file, but not of a trace: it has no metadata percpu.trace")
@@ -193,6 +191,27 @@ class _File:
     def error(self, message: str) -> TraceError:
         return TraceError(f"{self.path}: {message}", path=self.path)
 
+    @contextlib.contextmanager
+    def reading(self, what: str = "not a Parquet file that can be read") -> Iterator[None]:
+        """Make a `TraceError` of whatever pyarrow says about a damaged file; a file that is not there stays one."""
+        pa = _import("pyarrow", "analysis")
+        try:
+            yield
+        except (FileNotFoundError, PermissionError, IsADirectoryError):
+            raise
+        except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+            raise self.error(f"{what}: {error}") from None
+
+    def batches(self, **options: Any) -> Iterator[Any]:
+        """Yield batches of rows."""
+        batches = self.file.iter_batches(**options)
+        while True:
+            with self.reading():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
     def trace(self, table: Any, texts: Mapping[str, list[str]], bases: list[int], info: dict[str, Any]) -> _core.Trace:
         """Return a table as a trace; codes of texts are those of the dictionaries given."""
         pa = _import("pyarrow", "analysis")
@@ -200,8 +219,8 @@ class _File:
         columns: dict[str, np.ndarray] = {}
         missing: dict[str, np.ndarray] = {}
         sparse: dict[str, list[tuple[int, str]]] = {}
-        try:
-            for name, kind in _COLUMNS.items():
+        for name, kind in _COLUMNS.items():
+            with self.reading(f"column {name!r}"):
                 column = table.column(name)
                 if kind == "text":
                     values = column.cast(pa.string())
@@ -221,27 +240,29 @@ class _File:
                     continue
                 values = column.cast(_type(name)).fill_null(False if kind == "bool" else 0)
                 columns[name] = np.ascontiguousarray(values.to_numpy(), dtype=np.bool_ if kind == "bool" else kind)
-        except pa.ArrowException as error:
-            raise self.error(f"column {name!r}: {error}") from None
-        return _core.Trace.from_columns(
-            columns,
-            missing,
-            call_sites=texts["call_site"],
-            gfp_flags=texts["gfp_flags"],
-            markers=sparse["marker"],
-            extra_fields=sparse["extra_fields"],
-            bases=bases,
-            info=info,
-        )
+        try:
+            return _core.Trace.from_columns(
+                columns,
+                missing,
+                call_sites=texts["call_site"],
+                gfp_flags=texts["gfp_flags"],
+                markers=sparse["marker"],
+                extra_fields=sparse["extra_fields"],
+                bases=bases,
+                info=info,
+            )
+        except TraceError as error:
+            raise TraceError(f"{self.path}: {error}", line=error.line, text=error.text, path=self.path) from None
 
     def distinct(self, name: str) -> list[Any]:
         """Return the different values of a column, in order of appearance."""
         pc = _import("pyarrow.compute", "analysis")
         found: dict[Any, None] = {}
-        for batch in self.file.iter_batches(columns=[name]):
+        for batch in self.batches(columns=[name]):
             column = batch.column(0)
-            values = column.dictionary if hasattr(column, "dictionary") else pc.unique(column)
-            found.update(dict.fromkeys(value for value in values.to_pylist() if value is not None))
+            with self.reading():
+                values = column.dictionary if hasattr(column, "dictionary") else pc.unique(column)
+                found.update(dict.fromkeys(value for value in values.to_pylist() if value is not None))
         return list(found)
 
 
@@ -255,7 +276,9 @@ def read(path: str | os.PathLike[str], max_events: int | None) -> tuple[_core.Tr
     limit = 1 << 26 if max_events is None else max_events
     if file.file.metadata.num_rows > limit:
         raise file.error(f"max_events={limit}: there are {file.file.metadata.num_rows}")
-    return file.trace(file.file.read(), _texts(file), [], file.info), file.facts
+    with file.reading():
+        table = file.file.read()
+    return file.trace(table, _texts(file), [], file.info), file.facts
 
 
 def read_blocks(path: str | os.PathLike[str], events: int) -> Iterator[tuple[_core.Trace, dict[str, Any], float]]:
@@ -265,7 +288,7 @@ def read_blocks(path: str | os.PathLike[str], events: int) -> Iterator[tuple[_co
     texts, bases = _texts(file), [int(base) for base in file.distinct("base_addr")]
     later = {**file.info, "skipped_lines": 0, "damaged_lines": 0, "overwritten_events": 0, "first_damage": None}
     info, done, total = file.info, 0, max(1, file.file.metadata.num_rows)
-    for batch in file.file.iter_batches(batch_size=events):
+    for batch in file.batches(batch_size=events):
         done += len(batch)
         yield file.trace(pa.Table.from_batches([batch]), texts, bases, info), file.facts, done / total
         info = later

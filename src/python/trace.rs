@@ -265,8 +265,11 @@ impl Trace {
     #[staticmethod]
     fn join(py: Python<'_>, traces: Vec<Bound<'_, Trace>>, by_time: bool) -> PyResult<Self> {
         let traces: Vec<Arc<trace::Trace>> = traces.iter().map(|trace| Arc::clone(&trace.get().inner)).collect();
-        let join = if by_time { trace::merge } else { trace::concatenate };
-        let joined = py.detach(|| join(&traces.iter().map(Arc::as_ref).collect::<Vec<_>>()));
+        let join = if by_time { trace::merge_while } else { trace::concatenate_while };
+        let mut signals = Signals::default();
+        let traces: Vec<&trace::Trace> = traces.iter().map(Arc::as_ref).collect();
+        let joined = py.detach(|| join(&traces, &mut || signals.go_on()));
+        signals.raised().map_or(Ok(()), Err)?;
         Ok(Self::new(joined.map_err(|error| errors::trace_error(py, &error))?))
     }
 
@@ -280,7 +283,9 @@ impl Trace {
         unit_size: Option<u64>,
     ) -> PyResult<(Self, Vec<u64>)> {
         let options = Anonymise { seed, call_sites, times, addresses: &addresses, unit_size };
-        let result = py.detach(|| trace::anonymise(&self.inner, &options));
+        let mut signals = Signals::default();
+        let result = py.detach(|| trace::anonymise_while(&self.inner, &options, &mut || signals.go_on()));
+        signals.raised().map_or(Ok(()), Err)?;
         let (trace, moved) = result.map_err(|error| errors::trace_error(py, &error))?;
         Ok((Self::new(trace), moved))
     }

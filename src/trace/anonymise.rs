@@ -32,6 +32,7 @@ use std::collections::HashMap;
 
 use super::builder::{Row, TraceBuilder};
 use super::event::{Clock, Kind};
+use super::merge::ask;
 use super::{flag, Limits, Trace, NONE};
 use crate::error::TraceError;
 
@@ -174,6 +175,15 @@ impl Pointers {
 
 /// The trace with other addresses, and the new ones of [`Anonymise::addresses`].
 pub fn anonymise(trace: &Trace, options: &Anonymise<'_>) -> Result<(Trace, Vec<u64>), TraceError> {
+    anonymise_while(trace, options, &mut || true)
+}
+
+/// The same; `go_on` is asked now and then, and a no is [`STOPPED`](super::STOPPED).
+pub fn anonymise_while(
+    trace: &Trace,
+    options: &Anonymise<'_>,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<(Trace, Vec<u64>), TraceError> {
     let c = trace.columns();
     let seed = options.seed;
     let mut used = vec![false; trace.bases().len()];
@@ -187,6 +197,7 @@ pub fn anonymise(trace: &Trace, options: &Anonymise<'_>) -> Result<(Trace, Vec<u
     let mut sites: HashMap<u32, u32> = HashMap::new();
     let mut markers = 0;
     for index in 0..trace.len() {
+        ask(index, go_on)?;
         let mut row = Row::of(trace, index);
         let base = trace.bases().get(row.base as usize).map(|&base| bases.of(base));
         row.base = base.map_or(NONE, |base| builder.base(base));

@@ -22,6 +22,19 @@ use super::event::{Clock, Format, Kind};
 use super::{flag, Limits, Trace, NONE};
 use crate::error::TraceError;
 
+/// What is said where the caller did not want to go on.
+pub const STOPPED: &str = "stopped by the caller";
+/// Events between two questions whether to go on.
+const ASK_EVERY: usize = 1 << 14;
+
+/// Asks after every so many events.
+pub(super) fn ask(done: usize, go_on: &mut dyn FnMut() -> bool) -> Result<(), TraceError> {
+    if done % ASK_EVERY == 0 && !go_on() {
+        return Err(TraceError::new(STOPPED));
+    }
+    Ok(())
+}
+
 /// Whether any event of the trace has a pointer, so that being hashed means something.
 fn has_pointers(trace: &Trace) -> bool {
     let c = trace.columns();
@@ -31,6 +44,11 @@ fn has_pointers(trace: &Trace) -> bool {
 /// Merges traces by time, stable. Their clocks must count the same, and their pointers must all be hashed or
 /// all be real: then equal numbers mean the same in all of them.
 pub fn merge(traces: &[&Trace]) -> Result<Trace, TraceError> {
+    merge_while(traces, &mut || true)
+}
+
+/// The same; `go_on` is asked now and then, and a no is [`STOPPED`].
+pub fn merge_while(traces: &[&Trace], go_on: &mut dyn FnMut() -> bool) -> Result<Trace, TraceError> {
     let columns = |trace: &&Trace| trace.facts().format == Some(Format::Columns);
     if let Some(index) = traces.iter().position(columns).filter(|_| traces.len() > 1) {
         let message = format!("traces[{index}]: the column form has no times, so it cannot be merged");
@@ -41,7 +59,7 @@ pub fn merge(traces: &[&Trace]) -> Result<Trace, TraceError> {
     let head = |index: usize, event: usize| Some(Reverse((*traces[index].columns().time.get(event)?, index)));
     let mut heads: BinaryHeap<_> = (0..traces.len()).filter_map(|index| head(index, 0)).collect();
     while let Some(Reverse((_, index))) = heads.pop() {
-        whole.push(index, next[index], 0)?;
+        whole.push(index, next[index], 0, go_on)?;
         next[index] += 1;
         heads.extend(head(index, next[index]));
     }
@@ -50,10 +68,15 @@ pub fn merge(traces: &[&Trace]) -> Result<Trace, TraceError> {
 
 /// One trace after the other, such as the blocks of one stream, or parts of one trace.
 pub fn concatenate(traces: &[&Trace]) -> Result<Trace, TraceError> {
+    concatenate_while(traces, &mut || true)
+}
+
+/// The same; `go_on` is asked now and then, and a no is [`STOPPED`].
+pub fn concatenate_while(traces: &[&Trace], go_on: &mut dyn FnMut() -> bool) -> Result<Trace, TraceError> {
     let mut whole = Whole::new(traces)?;
     for (index, trace) in traces.iter().enumerate() {
         for (event, &line) in trace.columns().line.iter().enumerate() {
-            whole.push(index, event, line)?;
+            whole.push(index, event, line, go_on)?;
         }
     }
     Ok(whole.finish())
@@ -64,6 +87,7 @@ struct Whole<'a> {
     traces: &'a [&'a Trace],
     builder: TraceBuilder,
     maps: Vec<Maps>,
+    pushed: usize,
 }
 
 impl<'a> Whole<'a> {
@@ -89,10 +113,18 @@ impl<'a> Whole<'a> {
         let mut builder = TraceBuilder::with_limits(clock.unwrap_or_default(), limits);
         builder.set_hashed(hashed.unwrap_or(false));
         let maps = traces.iter().map(|trace| Maps::new(&mut builder, trace)).collect();
-        Ok(Self { traces, builder, maps })
+        Ok(Self { traces, builder, maps, pushed: 0 })
     }
 
-    fn push(&mut self, index: usize, event: usize, line: u32) -> Result<(), TraceError> {
+    fn push(
+        &mut self,
+        index: usize,
+        event: usize,
+        line: u32,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), TraceError> {
+        self.pushed += 1;
+        ask(self.pushed, go_on)?;
         let (trace, maps) = (self.traces[index], &self.maps[index]);
         let mut row = Row::of(trace, event);
         row.line = u64::from(line);

@@ -62,11 +62,11 @@ mod stream;
 mod summary;
 mod write;
 
-pub use anonymise::{anonymise, Anonymise};
+pub use anonymise::{anonymise, anonymise_while, Anonymise};
 pub use builder::TraceBuilder;
 pub use event::{Alloc, Base, Clock, Event, Format, Kind, Record};
 pub use input::{read_trace, read_trace_from, Limits, ReadOptions};
-pub use merge::{concatenate, merge};
+pub use merge::{concatenate, concatenate_while, merge, merge_while, STOPPED};
 pub use select::CallSiteFilter;
 pub use store::{flag, Columns, Counts, Facts, Trace};
 pub use stream::{Position, TraceReader};
