@@ -282,7 +282,8 @@ fn judge(request: &FirstChunkRequest, chunk: &FirstChunk, input: &mut Input<'_>)
     let mut starts: Vec<u64> = cpus.iter().map(|cpu| chunk.unit_offsets[*cpu as usize]).collect();
     starts.sort_unstable();
     ensure(starts.windows(2).all(|pair| pair[1] - pair[0] >= unit), "units overlap")?;
-    let mut spans: Vec<(u64, u64)> = chunk.group_offsets.iter().copied().zip(chunk.group_sizes.iter().copied()).collect();
+    let mut spans: Vec<(u64, u64)> =
+        chunk.group_offsets.iter().copied().zip(chunk.group_sizes.iter().copied()).collect();
     spans.sort_unstable();
     ensure(spans.first().is_some_and(|(start, _)| *start == 0), "no group at offset 0")?;
     ensure(spans.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "groups overlap")?;
