@@ -46,6 +46,7 @@ endef
 .PHONY: bench-replay published sweep-check
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 .PHONY: performance instructions instructions-store
+.PHONY: operations mutants miri deny
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -59,6 +60,9 @@ help:
 	@echo 'make published   the measurements of 2017 beside the models [PUBLISHED=FILE]'
 	@echo 'make follow      RECORDINGS=DIR   every trace below DIR without its start state, judged by it'
 	@echo 'make bench-replay [EVENTS=n]      replays: events a second, and a stream of n events with its peak memory'
+	@echo 'make operations  OPERATIONS=n      n random operations judged one by one, from where it stopped'
+	@echo 'make mutants           rules changed one at a time: the tests must notice each'
+	@echo 'make miri | deny       the core under Miri; licences and bans of dependencies (needs cargo-deny)'
 	@echo 'make sweep-check       a sweep of 200 points run in every way: the same bytes'
 	@echo 'make bench       measure everything; record, picture, docs/performance.md'
 	@echo 'make instructions      instructions an operation against those stored (needs valgrind)'
@@ -209,13 +213,41 @@ fuzz:
 	done
 	@echo 'fuzz: $(words $(FUZZ_TARGETS)) targets, $(SECONDS) s each, no finding'
 
+# Random operations on small maps and a hundredth of them on those of a kernel; both go on from their files, as long as they
+# are there. Figures into docs/trust.md.
+OPERATIONS ?= 1000000000
+operations:
+	@mkdir -p build
+	$(EXAMPLE) fuzz -- operations small $(OPERATIONS) build/operations-small.json
+	$(EXAMPLE) fuzz -- operations kernel $$(($(OPERATIONS) / 100)) build/operations-kernel.json
+	$(EXAMPLE) fuzz -- figures build/operations-small.json build/operations-kernel.json > build/operations.txt
+	$(call fill,docs/trust.md,operations,build/operations.txt)
+
+# Every rule of tests/mutants.toml changed; which test notices. Into docs/trust.md.
+mutants:
+	@mkdir -p build
+	$(PYTHON) tests/mutants.py --report build/mutants.txt
+	$(call fill,docs/trust.md,mutants,build/mutants.txt)
+
+# The core's tests of words, blocks and chunks, interpreted: needs the nightly toolchain with miri and rust-src.
+miri:
+	PROPTEST_CASES=4 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR=build/miri \
+	  cargo +nightly miri test --quiet --lib -- bitmap:: block:: chunk:: slots:: geometry:: units::
+
+deny:
+	@cargo deny --version >/dev/null 2>&1 || { echo 'make deny needs cargo-deny: cargo install cargo-deny' >&2; exit 2; }
+	cargo deny check licenses bans sources
+
 # 8 threads on one allocator, a million operations each, 20 times in a row for each generation; then
-# 3000 runs of the state machine.
+# 3000 runs of the state machine. Figures into docs/trust.md.
+ROUNDS ?= 20
 stress: build $(VENV)/.deps-dev
-	for round in {1..20}; do \
-	  PERCPU_STRESS=1000000 $(PY) -m pytest -q -k eight_threads tests/python/test_processes.py; \
-	done
-	PERCPU_EXAMPLES=3000 $(PY) -m pytest -q tests/python/test_stateful.py
+	@mkdir -p build
+	for round in $$(seq $(ROUNDS)); do \
+	  PERCPU_STRESS=1000000 $(PY) -m pytest -q -k eight_threads tests/python/test_processes.py | tail -1; \
+	done | tee build/stress.txt
+	PERCPU_EXAMPLES=3000 $(PY) -m pytest -q tests/python/test_stateful.py | tail -1 | tee -a build/stress.txt
+	$(call fill,docs/trust.md,stress,build/stress.txt)
 
 # The same bytes with 1 and 2 threads, on a cluster, after kill -9; the speed-up of 2 threads.
 sweep-check: build $(VENV)/.deps-dev
@@ -227,13 +259,21 @@ notebooks: build $(VENV)/.deps-dev
 docs: $(VENV)/.deps-dev
 	$(BIN)/mkdocs build --strict --quiet --site-dir site
 
-# A source archive and a wheel, installed and tried where nothing else is.
+# A source archive and a wheel, each installed and tried where nothing else is, without a network from then on where the
+# system lets one do without.
+DIST_PROFILE ?= release
+APART := $(shell unshare --map-root-user --net true 2>/dev/null && echo unshare --map-root-user --net)
+TRY = import percpu; a = percpu.Allocator(unit_size=1 << 20, nr_units=2); a.free(a.alloc(8)); a.verify()
 dist: $(VENV)/.deps-dev
 	rm -rf build/dist build/clean
-	$(BIN)/maturin build --release --sdist --quiet --out build/dist
-	$(PY) -m venv build/clean
-	build/clean/bin/python -m pip install --quiet build/dist/*.whl
-	cd build/clean && bin/percpu kernels && bin/python -c 'import percpu; percpu.Allocator(unit_size=1 << 20, nr_units=2).alloc(8)'
+	$(BIN)/maturin build --profile $(DIST_PROFILE) --sdist --quiet --out build/dist
+	for file in build/dist/*.whl build/dist/*.tar.gz; do \
+	  rm -rf build/clean && $(PY) -m venv build/clean \
+	  && build/clean/bin/python -m pip install --quiet --disable-pip-version-check $$file \
+	  && build/clean/bin/python -m pip check \
+	  && (cd build/clean && $(APART) bin/percpu kernels > /dev/null && $(APART) bin/python -c '$(TRY)') \
+	  && echo "dist: $$(basename $$file) installs and runs" || exit 1; \
+	done
 
 test-all: test sweep-check golden recordings notebooks docs dist fuzz
 	$(if $(LAYOUTS),$(if $(CORPUS),@$(MAKE) --no-print-directory boots))

@@ -7,6 +7,8 @@
 //!     operations up to NUMBER in all; goes on from FILE, which it writes every few seconds
 //! fuzz layouts NUMBER [SEED]
 //!     so many layouts
+//! fuzz figures FILE...
+//!     what such files say, for people
 //! ```
 //!
 //! The input of a failure goes to `fuzz/artifacts/`; beside the seeds of its target it is replayed by `cargo test`.
@@ -18,6 +20,7 @@ use std::{env, fs};
 
 use percpu::testing::operations::{self, Finding, Scale, Tally};
 use percpu::testing::{differential, layouts};
+use percpu::variant::Generation;
 use serde_json::{json, Value};
 
 /// Cases between two looks at the clock.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
             Ok(number) => many_layouts(seed(words.get(2)), |done, _| done < number),
             Err(_) => return usage(),
         },
+        ["figures", ..] => words[1..].iter().try_for_each(|file| figures(Path::new(file))),
         [seconds, ..] => match seconds.parse() {
             Ok(seconds) => for_seconds(Duration::from_secs(seconds), seed(words.get(1))),
             Err(_) => return usage(),
@@ -58,7 +62,7 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: fuzz SECONDS [SEED] | fuzz operations small|kernel NUMBER FILE [SEED] | fuzz layouts NUMBER [SEED]"
+        "usage: fuzz SECONDS [SEED] | fuzz operations small|kernel NUMBER FILE [SEED] | fuzz layouts NUMBER [SEED] | fuzz figures FILE..."
     );
     ExitCode::from(2)
 }
@@ -180,6 +184,33 @@ impl Kept {
             .and_then(|()| fs::rename(&new, file))
             .map_err(|error| format!("{}: {error}", file.display()))
     }
+}
+
+/// A number in groups of three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    groups.join(" ")
+}
+
+fn figures(file: &Path) -> Result<(), Failed> {
+    let kept = Kept::read(file, None)?;
+    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let t = &kept.tally;
+    let (scale, findings) = (value["scale"].as_str().unwrap_or_default(), value["findings"].as_u64().unwrap_or(1));
+    let maps = if scale == "small" { "maps of blocks of 8 to 32 bits" } else { "maps of a kernel's sizes" };
+    println!("{maps}: {} operations in {} lists, {findings} findings", grouped(t.operations), grouped(t.cases));
+    println!("  {:>14} beside the slow model", grouped(t.naive));
+    println!("  {:>14} done as batches too", grouped(t.batched));
+    println!("  {:>14} beside an allocator restored from a snapshot", grouped(t.resumed));
+    println!("  {:>14} requests failed, {} wild frees were refused", grouped(t.failed), grouped(t.refused));
+    for (generation, count) in Generation::ALL.iter().zip(t.generations) {
+        println!("  {:>14} on {generation}", grouped(count));
+    }
+    println!("  seed {}, lists 0 to {}, {:.0} s", kept.seed, kept.next, kept.seconds);
+    Ok(())
 }
 
 fn keep_on(scale: Scale, number: u64, file: &Path, seed: Option<&&str>) -> Result<(), Failed> {
