@@ -19,6 +19,9 @@
 //! counter to the code of the operation, compiled once for each of the three. What one operation has cost
 //! is the difference of [`Meter::costs`] after and before it.
 //!
+//! A counter goes down either as `&mut` (the engines before 4.14) or as a shared reference to a cell, which is a
+//! [`Counter`] by itself, can be copied, and rides on the [`Mode`](crate::chunk::Mode) (the Linux engines).
+//!
 //! # Units
 //!
 //! As [`TABLE`] says, which Python, the documentation and column names are made from. Positions are indices
@@ -33,11 +36,12 @@
 //!
 //! The definitions are this project's own; the algorithms that they measure are specification 10 to 13, 20, 21.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
 
 /// Bits of a map word.
-const WORD_BITS: u32 = 64;
+pub const WORD_BITS: u32 = 64;
 /// Bytes of a cache line of the model.
 pub const LINE_BYTES: u32 = 64;
 
@@ -176,6 +180,23 @@ pub trait Counter {
     /// The operation is over.
     fn finish(&mut self) {}
 
+    /// What searches have cost so far, to count it again later. Nothing where nothing is counted.
+    #[inline(always)]
+    fn searched(&self) -> Searched {
+        Searched::default()
+    }
+
+    /// The same searches are made so many times more.
+    #[inline(always)]
+    fn repeat(&mut self, searched: Searched, times: u32) {
+        let times = u64::from(times);
+        self.count(|costs| {
+            costs.words_read += searched.words * times;
+            costs.blocks_visited += searched.blocks * times;
+            costs.chunks_visited += searched.chunks * times;
+        });
+    }
+
     /// A search goes over the bits `first..end` of a map.
     #[inline(always)]
     fn search(&mut self, part: Part, first: u32, end: u32) {
@@ -188,6 +209,43 @@ pub trait Counter {
     fn walk_blocks(&mut self, first: u32, end: u32) {
         self.count(|costs| costs.blocks_visited += u64::from(end.saturating_sub(first)));
         self.touch(Part::Blocks, first, end);
+    }
+}
+
+/// What searches cost that find nothing, or do not change anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Searched {
+    words: u64,
+    blocks: u64,
+    chunks: u64,
+}
+
+impl Searched {
+    #[inline(always)]
+    fn of(costs: &Costs) -> Self {
+        Self { words: costs.words_read, blocks: costs.blocks_visited, chunks: costs.chunks_visited }
+    }
+}
+
+impl AddAssign for Searched {
+    #[inline(always)]
+    fn add_assign(&mut self, other: Self) {
+        self.words += other.words;
+        self.blocks += other.blocks;
+        self.chunks += other.chunks;
+    }
+}
+
+impl Sub for Searched {
+    type Output = Searched;
+
+    #[inline(always)]
+    fn sub(self, before: Self) -> Self {
+        Self {
+            words: self.words - before.words,
+            blocks: self.blocks - before.blocks,
+            chunks: self.chunks - before.chunks,
+        }
     }
 }
 
@@ -219,6 +277,24 @@ impl Counter for Costs {
     #[inline(always)]
     fn count(&mut self, add: impl FnOnce(&mut Costs)) {
         add(self);
+    }
+}
+
+/// The same, handed down by value. Compiles to an addition in memory.
+impl Counter for &Cell<Costs> {
+    const ON: bool = true;
+    const FULL: bool = false;
+
+    #[inline(always)]
+    fn count(&mut self, add: impl FnOnce(&mut Costs)) {
+        let mut costs = self.get();
+        add(&mut costs);
+        self.set(costs);
+    }
+
+    #[inline(always)]
+    fn searched(&self) -> Searched {
+        Searched::of(&self.get())
     }
 }
 
@@ -266,6 +342,32 @@ impl Counter for Full {
             self.costs.cache_lines += u64::from(end.saturating_sub(first.max(known)));
             last = Some((chunk, part, end.max(known)));
         }
+    }
+}
+
+/// The same, handed down by value.
+impl Counter for &RefCell<Box<Full>> {
+    const ON: bool = true;
+    const FULL: bool = true;
+
+    fn count(&mut self, add: impl FnOnce(&mut Costs)) {
+        self.borrow_mut().count(add);
+    }
+
+    fn enter(&mut self, chunk: u32) {
+        self.borrow_mut().enter(chunk);
+    }
+
+    fn touch(&mut self, part: Part, first: u32, end: u32) {
+        self.borrow_mut().touch(part, first, end);
+    }
+
+    fn finish(&mut self) {
+        self.borrow_mut().finish();
+    }
+
+    fn searched(&self) -> Searched {
+        Searched::of(&self.borrow().costs)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A batch leaves exactly what single calls leave: answers, every hint, list order, counters, the worker's turns.
+//! A batch leaves exactly what single calls leave: answers, every hint, list order, counters, the worker's turns; and costs as much.
 #![cfg(feature = "testing")]
 
 use percpu::allocator::{Allocator, Balance};
@@ -66,6 +66,7 @@ impl Pair {
             let around = same.saturating_sub(300)..(same + 120).min(batch.len()).min(single.len());
             panic!("{what}:\nbatch  {}\nsingle {}", &batch[around.clone()], &single[around]);
         }
+        assert_eq!(self.batch.costs(), self.single.costs(), "{what}");
         self.batch.engine().verify().unwrap();
     }
 }

@@ -101,7 +101,7 @@ mod tests {
     /// The rows add up to the totals, and the places are those of an ordinary batch.
     #[test]
     fn rows_add_up() {
-        for release in ["2008", "4.13", "rfc-v1"] {
+        for release in ["2008", "4.13", "rfc-v1", "4.19", "5.4", "6.12"] {
             let (mut plain, mut costed) = (bare(release), bare(release));
             let request = |i: u32| Request::new(Bytes(4 + u64::from(i) * 36 % 200), Bytes(4 << (i % 5)));
             let expected = plain.alloc_many((0..300).map(request), &mut || true).unwrap();

@@ -33,6 +33,7 @@
 //!
 //! Specification 10.
 
+mod count;
 pub(crate) mod mode;
 pub(crate) mod run;
 mod search;

@@ -7,13 +7,22 @@
 //! generation with 4-byte granules and blocks of one 4096-byte page, in which no flag is looked at and no shift is computed. `&Context`
 //! answers with what is stored, for every other geometry or set of flags, and where speed does not matter.
 //!
+//! A mode also carries the counter of work ([`Mode::tally`]), so that whatever is told how to do something can say what it
+//! has done. Modes by themselves count nothing; [`Counted`] is one with a counter.
+//!
 //! [`Kind::of`] says which of them fits a [`Context`]; an engine asks once and then calls the right copy.
 
 use super::Context;
+use crate::cost::{Counter, Off};
 use crate::variant::Rules;
 
 /// Rules, and shifts between units, as log2.
 pub trait Mode: Copy {
+    /// What counts.
+    type Tally: Counter + Copy;
+
+    /// The counter of work.
+    fn tally(&self) -> Self::Tally;
     /// Behaviour flags.
     fn rules(&self) -> &Rules;
     /// Bytes of a bit.
@@ -49,6 +58,13 @@ pub trait Mode: Copy {
 }
 
 impl Mode for &Context {
+    type Tally = Off;
+
+    #[inline(always)]
+    fn tally(&self) -> Off {
+        Off
+    }
+
     #[inline]
     fn rules(&self) -> &Rules {
         &self.rules
@@ -79,6 +95,13 @@ const PAGE_SHIFT: u32 = 12;
 const GRANULE_SHIFT: u32 = 2;
 
 impl<const KIND: u8> Mode for Kernel<KIND> {
+    type Tally = Off;
+
+    #[inline(always)]
+    fn tally(&self) -> Off {
+        Off
+    }
+
     #[inline(always)]
     fn rules(&self) -> &Rules {
         match KIND {
@@ -101,6 +124,39 @@ impl<const KIND: u8> Mode for Kernel<KIND> {
     #[inline(always)]
     fn page_shift(&self) -> u32 {
         PAGE_SHIFT - GRANULE_SHIFT
+    }
+}
+
+/// Another mode, with a counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted<M, T>(pub M, pub T);
+
+impl<M: Mode, T: Counter + Copy> Mode for Counted<M, T> {
+    type Tally = T;
+
+    #[inline(always)]
+    fn tally(&self) -> T {
+        self.1
+    }
+
+    #[inline(always)]
+    fn rules(&self) -> &Rules {
+        self.0.rules()
+    }
+
+    #[inline(always)]
+    fn granule_shift(&self) -> u32 {
+        self.0.granule_shift()
+    }
+
+    #[inline(always)]
+    fn block_shift(&self) -> u32 {
+        self.0.block_shift()
+    }
+
+    #[inline(always)]
+    fn page_shift(&self) -> u32 {
+        self.0.page_shift()
     }
 }
 
@@ -158,3 +214,40 @@ macro_rules! with_mode {
     };
 }
 pub(crate) use with_mode;
+
+/// The same for `$holder`, which has `kind`, `ctx` and a `meter`: `$m` has the counter that the meter asks for. The operation ends
+/// here if `$ends` says so of the result. `$body` must not return out of the place where it stands.
+macro_rules! with_meter {
+    ($holder:expr, $m:ident => $body:expr) => {
+        $crate::chunk::mode::with_meter!($holder, $m => $body, |_| true)
+    };
+    ($holder:expr, $m:ident => $body:expr, $ends:expr) => {
+        match $holder.meter.counting() {
+            $crate::cost::Counting::Off => $crate::chunk::mode::with_mode!($holder.kind, $holder.ctx, $m => $body),
+            $crate::cost::Counting::Totals => {
+                let mut full = $holder.meter.take();
+                let tally = &*std::cell::Cell::from_mut(full.totals());
+                let result = $crate::chunk::mode::with_mode!($holder.kind, $holder.ctx, plain => {
+                    let $m = $crate::chunk::mode::Counted(plain, tally);
+                    $body
+                });
+                $holder.meter.put(full);
+                result
+            }
+            $crate::cost::Counting::Full => {
+                let full = std::cell::RefCell::new($holder.meter.take());
+                let ctx = $holder.ctx;
+                let $m = $crate::chunk::mode::Counted(&ctx, &full);
+                let result = $body;
+                let ends: fn(&_) -> bool = $ends;
+                let mut full = full.into_inner();
+                if ends(&result) {
+                    $crate::cost::Counter::finish(&mut *full);
+                }
+                $holder.meter.put(full);
+                result
+            }
+        }
+    };
+}
+pub(crate) use with_meter;

@@ -24,8 +24,9 @@
 //!
 //! Specification 10 sections 5 to 7; the closed forms follow from them.
 
-use super::{Chunk, Mode};
+use super::{count, Chunk, Mode};
 use crate::bitmap;
+use crate::cost::Counter;
 use crate::request::Place;
 
 /// Equal areas in a row.
@@ -111,6 +112,7 @@ impl Chunk {
             if so == 0 {
                 bitmap::clear(&mut self.whole, index);
             }
+            self.count_fresh(m, bits, index, so as u32, here);
         }
         if taken == 0 {
             return None;
@@ -159,6 +161,9 @@ impl Chunk {
         if !self.is_free_to_edge(m, from) {
             return None;
         }
+        if M::Tally::ON && !self.search_repeats(m, bits, index, from, start) {
+            return None;
+        }
         let found = self.find_area(m, bits, align, start, false)?;
         if found.off != first || found.skipped.1 != 0 {
             return None;
@@ -194,6 +199,7 @@ impl Chunk {
             return None;
         }
         let run = Run { off: first, step, count };
+        self.count_run(m, bits, index, run, from, chunk_limit.is_some());
         self.take_run(m, bits, index, run, from, rest, chunk_limit.is_some());
         Some(run)
     }
@@ -348,6 +354,7 @@ impl Chunk {
         if !m.block_is_page() || self.immutable() || (m.rules().free_offers_interval && index == 0) {
             return (0, 0);
         }
+        let nr_bits = self.nr_bits().0;
         let Self { alloc_map, blocks, md, .. } = self;
         let block = &mut blocks[index as usize];
         let base = index << m.block_shift();
@@ -379,6 +386,9 @@ impl Chunk {
             if from == 0 && to == bits as i32 {
                 break;
             }
+            count::freed(m, nr_bits, off, end);
+            count::join_before(m, block, base, off, from);
+            count::join_behind(m, block, base, end, to);
             block.update(from, to, m.rules());
             count += 1;
             freed += end - off;
@@ -418,6 +428,7 @@ impl Chunk {
                         next_to = (start + taken * place.step - base) as i32;
                         next_end -= place.step;
                     }
+                    count::grown(m, nr_bits, edge, place, taken, base + next_to as u32);
                     (end, to, grown) = (next_end, next_to, true);
                     count += taken;
                     freed += taken * place.len;

@@ -5,8 +5,9 @@
 //!
 //! Source: specification 10 sections 4, 6.1 and 6.2.
 
-use super::{Chunk, Mode};
+use super::{count, Chunk, Mode};
 use crate::bitmap;
+use crate::cost::Counter;
 
 /// A stretch of free bits seen by an iterator, or the end of the map.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +149,7 @@ impl Chunk {
         let shift = m.block_shift();
         let block_bits = m.block_bits() as i32;
         let mut index = (off >> shift) as usize;
+        let came_to = |last: usize| m.tally().walk_blocks((off >> shift) as u32, last as u32 + 1);
         let mut block_off = off & (block_bits - 1);
         let mut floor = if resumed { block_off } else { 0 };
         let mut region = Region { off, len: 0 };
@@ -155,6 +157,7 @@ impl Chunk {
             if region.len != 0 {
                 region.len += block.left_free;
                 if region.len >= bits {
+                    came_to(index);
                     return region;
                 }
                 if block.left_free == block_bits {
@@ -169,6 +172,7 @@ impl Chunk {
                 let start = block.next_hint(bits, m.rules()).max(floor);
                 region.len = pad + bits + contig_start - start;
                 region.off = ((index as i32) << shift) + start;
+                came_to(index);
                 return region;
             }
             let start = align_up((block_bits - block.right_free).max(floor), align);
@@ -176,10 +180,12 @@ impl Chunk {
             region.len = block_bits - start;
             region.off = ((index as i32) << shift) + start;
             if region.len >= bits {
+                came_to(index);
                 return region;
             }
             index += 1;
         }
+        m.tally().walk_blocks((off >> shift) as u32, index as u32);
         region.off = self.md.nr_bits;
         region
     }
@@ -206,7 +212,9 @@ impl Chunk {
             if !pop_only {
                 return Some(region.off as u32);
             }
-            match self.skip_unpopulated(m, region) {
+            let next = self.skip_unpopulated(m, region);
+            count::tested_pages(m, region.off, region.len, next);
+            match next {
                 None => return Some(region.off as u32),
                 Some(next) => (off, resumed) = (next, true),
             }
@@ -227,15 +235,21 @@ impl Chunk {
         Some((next << shift) as i32)
     }
 
-    /// Scans the map from `start` for `bits` clear bits at `align`.
+    /// Where the scan for `bits` clear bits from `start` ends at the latest.
+    ///
+    /// To 5.1 the window is not bounded by the map; with hints as kept here it never finds anything beyond.
+    #[inline(always)]
+    pub(super) fn scan_end<M: Mode>(&self, m: M, bits: u32, start: u32) -> u32 {
+        (start + bits + m.block_bits()).min(self.nr_bits().0)
+    }
+
+    /// Scans the map from `start` for `bits` clear bits at `align`. Whoever commits what it finds counts it.
     ///
     /// `pop_only`: gives up if the place is not populated, which happens only with alignments
     /// above the block (`docs/free-geometry.md`).
     #[inline]
     pub(super) fn find_area<M: Mode>(&self, m: M, bits: u32, align: u32, start: u32, pop_only: bool) -> Option<Found> {
-        // To 5.1 the window is not bounded by the map; with hints as kept here it never
-        // finds anything beyond.
-        let end = (start + bits + m.block_bits()).min(self.nr_bits().0);
+        let end = self.scan_end(m, bits, start);
         if bits == 1 && align <= m.block_bits() {
             // A single bit fits at the first aligned clear one, and passes over nothing that counts.
             let off = bitmap::next_aligned_zero(&self.alloc_map, end, start, align);

@@ -2,9 +2,10 @@
 //!
 //! Source: specification 10 sections 5.3, 5.4, 6.2 to 8.
 
-use super::{Chunk, Mode};
+use super::{count, Chunk, Mode};
 use crate::bitmap;
 use crate::block::Block;
+use crate::cost::{Counter, Part};
 use crate::units::{Bits, Pages};
 
 impl Chunk {
@@ -12,7 +13,10 @@ impl Chunk {
     /// `pop_only`. Without a fit nothing changes.
     #[inline]
     pub fn alloc_area<M: Mode>(&mut self, m: M, bits: u32, align: u32, start: u32, pop_only: bool) -> Option<Bits> {
-        let found = self.find_area(m, bits, align, start, pop_only)?;
+        let found = self.find_area(m, bits, align, start, pop_only);
+        let end = found.map_or(self.scan_end(m, bits, start), |found| found.off + bits);
+        m.tally().search(Part::AllocMap, start, end);
+        let found = found?;
         if m.rules().bounded_search && found.skipped.1 > 0 {
             self.record_skipped(m, found.skipped);
         }
@@ -27,12 +31,14 @@ impl Chunk {
             bitmap::next_set(&self.alloc_map, off + bits, off) >= off + bits,
             "area {off}+{bits} is not free"
         );
+        count::taken(m, off, bits);
         let lost = self.counts_pages_by_maps(m).then(|| self.free_pages_touched(m, off, bits));
         bitmap::set_range(&mut self.alloc_map, off, off + bits);
         bitmap::set_bounds(&mut self.bound_map, off, off + bits);
         self.free_bytes -= m.bytes(bits);
         if off as i32 == self.md.first_free {
             self.md.first_free = self.next_free_bit(m, off + bits) as i32;
+            count::first_free(m, off + bits, self.md.first_free as u32, self.nr_bits().0);
         }
         if let Some(lost) = lost {
             self.nr_empty_pop_pages -= lost as i32;
@@ -61,6 +67,7 @@ impl Chunk {
     #[inline]
     pub fn free_area<M: Mode>(&mut self, m: M, off: u32) -> Bits {
         let end = self.area_end(off);
+        self.count_freed(m, off, end);
         bitmap::clear_range(&mut self.alloc_map, off, end);
         self.free_bytes += m.bytes(end - off);
         self.md.first_free = self.md.first_free.min(off as i32);
@@ -114,6 +121,8 @@ impl Chunk {
         let base = off - start;
         let start = bitmap::last_set(&self.alloc_map, base, off).map_or(0, |bit| bit + 1 - base);
         let index = base >> m.block_shift();
+        m.tally().search(Part::AllocMap, base + start.saturating_sub(1), off);
+        m.tally().touch(Part::Blocks, index, index + 1);
         self.blocks[index as usize].update(start as i32, end as i32, m.rules());
         self.note_whole(index);
     }
@@ -146,6 +155,7 @@ impl Chunk {
             if !m.rules().scan_hints {
                 block.left_free = 0;
             }
+            count::block_refresh(m, index as u32 * m.block_bits(), start);
             return;
         }
         self.rescan_block(m, index);
@@ -166,6 +176,7 @@ impl Chunk {
         if !m.rules().scan_hints {
             block.left_free = 0;
         }
+        count::block_refresh(m, base, from);
         for (start, end) in bitmap::clear_runs(&self.alloc_map, base + from as u32, base + bits) {
             block.update((start - base) as i32, (end - base) as i32, m.rules());
         }
@@ -194,6 +205,7 @@ impl Chunk {
                 if !m.rules().exact_empty_pages {
                     self.recount_empty_pages(m);
                 }
+                self.count_chunk_refreshes(m, start as u32, 1);
                 return;
             }
         }
@@ -220,6 +232,7 @@ impl Chunk {
             self.md.contig_hint = 0;
             self.md.first_free
         });
+        self.count_chunk_refreshes(m, from as u32, 1);
         let mut md = self.md;
         self.walk_regions(m, from, md.contig_hint, |start, end| {
             if m.rules().scan_hints {
@@ -253,12 +266,16 @@ impl Chunk {
         lost += i32::from(block.is_free());
         if start as i32 == block.first_free {
             block.first_free = (bitmap::next_zero(&self.alloc_map, base + bits, base + start + len) - base) as i32;
+            let found = base + block.first_free as u32;
+            count::first_free(m, base + start + len, found, base + bits);
         }
         let (from, to) = (start as i32, (start + len) as i32);
         if rules.scan_hints {
+            count::broken_scan(m, block, from, to);
             block.break_scan_hint(from, to);
         }
         if block.contig_hit(from, to, rules) {
+            m.tally().count(|costs| costs.hints_broken += u64::from(block.contig_hint > 0));
             if rules.scan_hints && start == 0 {
                 block.left_free = 0;
             }
@@ -280,9 +297,11 @@ impl Chunk {
         }
         let (from, to) = (off as i32, (off + len) as i32);
         if rules.scan_hints {
+            count::broken_scan(m, &self.md, from, to);
             self.md.break_scan_hint(from, to);
         }
         if self.md.contig_hit(from, to, rules) {
+            m.tally().count(|costs| costs.hints_broken += u64::from(self.md.contig_hint > 0));
             self.refresh_chunk_after_alloc(m, to);
         }
     }
@@ -296,17 +315,21 @@ impl Chunk {
         let block = &mut self.blocks[last];
         let lost = i32::from(block.is_free()) + (last - first - 1) as i32;
         block.first_free = (bitmap::next_zero(&self.alloc_map, base + bits, base + end) - base) as i32;
+        let found = base + block.first_free as u32;
+        count::first_free(m, base + end, found, base + bits);
         let mut full_until = last;
         if end == bits {
             full_until += 1;
         } else {
             if rules.scan_hints {
                 if end as i32 > block.scan_hint_start {
+                    m.tally().count(|costs| costs.hints_broken += u64::from(block.scan_hint > 0));
                     block.scan_hint = 0;
                 }
                 block.left_free = 0;
             }
             if end as i32 > block.contig_hint_start {
+                m.tally().count(|costs| costs.hints_broken += u64::from(block.contig_hint > 0));
                 self.refresh_block(m, last, end);
             } else {
                 block.left_free = 0;
@@ -344,6 +367,7 @@ impl Chunk {
         } else {
             bitmap::last_set(&self.alloc_map, first_base, off).map_or(0, |bit| (bit + 1 - first_base) as i32)
         };
+        count::join_before(m, block, first_base, off, start);
         let block = &self.blocks[last];
         let freed_end = off + len - last_base;
         let end = if freed_end as i32 == block.contig_hint_start {
@@ -351,6 +375,7 @@ impl Chunk {
         } else {
             (bitmap::next_set(&self.alloc_map, last_base + bits, off + len) - last_base) as i32
         };
+        count::join_behind(m, block, last_base, off + len, end);
 
         let edge = if first == last { end } else { bits as i32 };
         let mut gained = i32::from(start == 0 && edge == bits as i32);

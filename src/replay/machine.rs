@@ -482,7 +482,7 @@ impl Machine {
         self.count(false);
         let known = self.engine.chunk(chunk).expect("found by its base");
         if end <= known.nr_pages().0 && bitmap::count_set(known.populated(), first, end) == 0 {
-            self.engine.mark_populated(chunk, first, end, false);
+            self.engine.note_populated(chunk, first, end);
         }
     }
 

@@ -22,7 +22,7 @@ def test_counters_are_a_table() -> None:
     assert table[table.full_only].name.tolist() == ["chunks_rejected_with_fit", "cache_lines"]
 
 
-@pytest.mark.parametrize("engine", ["cpu_alloc-2008", "areamap", "rfc-v1"])
+@pytest.mark.parametrize("engine", ["cpu_alloc-2008", "areamap", "rfc-v1", "linux-4.14", "linux-5.2", "linux-5.14"])
 def test_rows_add_up_to_the_totals(engine: str) -> None:
     a = allocator(engine)
     sizes = np.arange(4, 404, 4)
@@ -41,13 +41,27 @@ def test_rows_add_up_to_the_totals(engine: str) -> None:
     assert (batch.costs["chunks_visited"] >= 1).all()
 
 
-def test_a_batch_with_costs_places_as_one_without() -> None:
+@pytest.mark.parametrize("engine", ["areamap", "linux-4.14", "linux-5.14"])
+def test_a_batch_with_costs_places_as_one_without(engine: str) -> None:
     sizes = np.random.default_rng(3).integers(1, 3000, 400)
-    with_costs, without = allocator(), allocator()
+    with_costs, without = allocator(engine), allocator(engine)
     first, second = with_costs.alloc_many(sizes, 16, costs=True), without.alloc_many(sizes, 16)
     np.testing.assert_array_equal(first.ptr, second.ptr)
     assert second.costs is None
     assert with_costs.costs() == without.costs()
+
+
+@pytest.mark.parametrize("kernel", ["4.19", "5.4", "6.12"])
+@pytest.mark.parametrize(("size", "align"), [(4, 4), (4, 8), (24, 8), (24, 32), (64, 64), (1024, 1024)])
+def test_runs_count_what_single_requests_count(kernel: str, size: int, align: int) -> None:
+    batch, single = (pc.Allocator(unit_size=64 << 10, nr_units=3, kernel=kernel) for _ in range(2))
+    ptrs = batch.alloc_many(np.full(3000, size), align).ptr
+    assert [single.alloc(size, align) for _ in ptrs] == ptrs.tolist()
+    assert batch.costs() == single.costs()
+    batch.free_many(ptrs[::2])
+    for ptr in ptrs[::2].tolist():
+        single.free(ptr)
+    assert batch.costs() == single.costs()
 
 
 def test_full_counters_are_there_only_under_full_counting() -> None:
@@ -95,9 +109,10 @@ def test_errors() -> None:
     assert a.costs() == before
 
 
-def test_a_rerun_says_what_it_has_cost() -> None:
+@pytest.mark.parametrize("engine", ["areamap", "linux-4.14", "linux-5.14"])
+def test_a_rerun_says_what_it_has_cost(engine: str) -> None:
     trace = pc.read_trace(files("percpu") / "data/demo/workload/trace.txt.gz")
-    a = pc.Allocator(unit_size=256 << 10, nr_units=2, engine="areamap")
+    a = pc.Allocator(unit_size=256 << 10, nr_units=2, engine=engine)
     a.alloc(8)
     before = a.costs()["cleared_bytes"]
     result = pc.replay(trace, a, mode="rerun")
@@ -106,3 +121,15 @@ def test_a_rerun_says_what_it_has_cost() -> None:
     assert before is not None
     assert after is not None
     assert result.costs["cleared_bytes"] == after - before > 0
+
+
+def test_a_prediction_costs_what_its_requests_cost() -> None:
+    folder = files("percpu") / "data/demo/workload"
+    trace = pc.read_trace(folder / "trace.txt.gz")
+    begin = pc.Allocator.from_state(folder / "state-a.json.gz")
+    result = pc.replay(trace, begin)
+    nr_alloc = sum(row["kind"] == "alloc" for row in trace.rows())
+    assert result.costs is not None
+    assert result.costs == begin.costs()
+    assert result.costs["chunks_visited"] >= nr_alloc > 0
+    assert result.costs["cache_lines"] is None

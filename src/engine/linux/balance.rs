@@ -13,6 +13,9 @@
 //! Source: specification 21 sections 3 and 5.
 
 use super::{Linux, EMPTY_HIGH};
+use crate::chunk::mode::with_meter;
+use crate::chunk::Mode;
+use crate::cost::{Counter, Part};
 use crate::request::ChunkId;
 
 /// What the worker waits for.
@@ -126,45 +129,60 @@ impl Worker {
 impl Linux {
     /// Runs the worker once with the backend: as [`Linux::run_worker`] where every stop is answered at once.
     pub fn balance(&mut self) {
+        with_meter!(self, m => self.balance_by(m));
+    }
+
+    fn balance_by<M: Mode>(&mut self, m: M) {
         self.balance_pending = false;
-        self.free_surplus(false);
+        self.free_surplus(m, false);
         if self.ctx.rules.depopulate {
-            self.reclaim();
+            self.reclaim(m);
         }
-        self.populate();
+        self.populate(m);
         if self.ctx.rules.depopulate {
-            self.free_surplus(true);
+            self.free_surplus(m, true);
         }
     }
 
+    /// The worker takes up a chunk and goes over all its pages.
+    #[inline]
+    fn count_pages_of<M: Mode>(&self, m: M, id: ChunkId) {
+        let nr_pages = self.chunk(id).map_or(0, |chunk| chunk.nr_pages);
+        m.tally().enter(id.0);
+        m.tally().search(Part::Populated, 0, nr_pages);
+    }
+
     /// Destroys the surplus chunks.
-    fn free_surplus(&mut self, empty_only: bool) {
+    fn free_surplus<M: Mode>(&mut self, m: M, empty_only: bool) {
         let head = self.slots.head(self.numbers.free);
         if head.and_then(|head| self.slots.next(head)).is_none() {
             return;
         }
         for id in self.collect_surplus(empty_only) {
+            self.count_pages_of(m, id);
             while let Some((first, end)) = self.chunk(id).expect("a surplus chunk exists").populated_range(0) {
-                self.release_pages(id, first, end);
+                self.release_pages(m, id, first, end);
             }
             self.destroy_chunk(id);
         }
     }
 
-    fn release_pages(&mut self, id: ChunkId, first: u32, end: u32) {
+    fn release_pages<M: Mode>(&mut self, m: M, id: ChunkId, first: u32, end: u32) {
+        m.tally().touch(Part::Populated, first, end);
         self.backend.depopulate(id, first, end);
         self.mark_depopulated(id, first, end);
     }
 
     /// Gives back the empty pages of the chunks on the to-depopulate list.
-    fn reclaim(&mut self) {
+    fn reclaim<M: Mode>(&mut self, m: M) {
         let list = self.numbers.to_depopulate.expect("depopulating rules have the list");
         while let Some(id) = self.slots.head(list) {
             let mut next = self.chunk(id).expect("a listed chunk exists").nr_pages as i32 - 1;
+            m.tally().enter(id.0);
             let reintegrate = loop {
-                match self.pages_to_release(id, next) {
+                match self.pages_to_release(m, id, next) {
                     (Some((first, end)), then, _) => {
-                        self.release_pages(id, first, end);
+                        self.release_pages(m, id, first, end);
                         next = then;
                     }
                     (None, _, reintegrate) => break reintegrate,
@@ -202,7 +220,7 @@ impl Linux {
     }
 
     /// Populates pages until there are enough empty ones.
-    fn populate(&mut self) {
+    fn populate<M: Mode>(&mut self, m: M) {
         loop {
             let mut want = self.pages_wanted();
             let mut slot = self.size_to_slot(self.ctx.geometry.page_size());
@@ -210,6 +228,7 @@ impl Linux {
                 let Some((found, chunk)) = self.chunk_to_populate(slot) else { break };
                 slot = found + 1;
                 let Some(id) = chunk else { continue };
+                self.count_pages_of(m, id);
                 let mut page = 0;
                 while want > 0 {
                     let c = self.chunk(id).expect("the chunk exists");
@@ -220,13 +239,13 @@ impl Linux {
                     }
                     want -= end - first;
                     page = end;
-                    self.mark_populated(id, first, end, false);
+                    self.mark_populated(m, id, first, end, false);
                 }
             }
             if want == 0 {
                 return;
             }
-            match self.create_chunk() {
+            match self.create_chunk(m) {
                 Some(id) => self.enlist(id),
                 None => return,
             }
@@ -241,14 +260,18 @@ impl Linux {
     /// Runs the worker from where it stopped to its next stop; `done` answers the last stop. `None`
     /// when it has finished.
     pub fn run_worker(&mut self, worker: &mut Worker, done: Done) -> Option<Stop> {
+        with_meter!(self, m => self.run_worker_by(m, worker, done), |stop: &Option<Stop>| stop.is_none())
+    }
+
+    fn run_worker_by<M: Mode>(&mut self, m: M, worker: &mut Worker, done: Done) -> Option<Stop> {
         if let Some(stop) = worker.waits.take() {
-            self.answer(worker, stop, done);
+            self.answer(m, worker, stop, done);
         } else if let Stage::Start { empty_only } = worker.stage {
             worker.waits = Some(Stop::FreePass { empty_only });
             return worker.waits;
         }
         worker.waits = loop {
-            match self.advance(worker) {
+            match self.advance(m, worker) {
                 Some(stop) => break Some(stop),
                 None if matches!(worker.stage, Stage::Finished) => break None,
                 None => {}
@@ -258,7 +281,7 @@ impl Linux {
     }
 
     /// Books what a stop has brought.
-    fn answer(&mut self, worker: &mut Worker, stop: Stop, done: Done) {
+    fn answer<M: Mode>(&mut self, m: M, worker: &mut Worker, stop: Stop, done: Done) {
         match (stop, &mut worker.stage) {
             (Stop::FreePass { empty_only }, stage) => {
                 worker.empty_only = empty_only;
@@ -266,6 +289,8 @@ impl Linux {
                 *stage = Stage::Surplus { at: 0, page: 0 };
             }
             (Stop::Release { chunk, first, end }, stage) => {
+                m.tally().enter(chunk.0);
+                m.tally().touch(Part::Populated, first, end);
                 self.mark_depopulated(chunk, first, end);
                 match stage {
                     Stage::Surplus { page, .. } => *page = end,
@@ -282,7 +307,8 @@ impl Linux {
                 if done == Done::Ok {
                     *want -= end - first;
                     *page = end;
-                    self.mark_populated(chunk, first, end, false);
+                    m.tally().enter(chunk.0);
+                    self.mark_populated(m, chunk, first, end, false);
                 } else {
                     *want = 0;
                 }
@@ -299,7 +325,7 @@ impl Linux {
     }
 
     /// One step; a stop, or `None` to go on.
-    fn advance(&mut self, worker: &mut Worker) -> Option<Stop> {
+    fn advance<M: Mode>(&mut self, m: M, worker: &mut Worker) -> Option<Stop> {
         let depopulate = self.ctx.rules.depopulate;
         match worker.stage {
             Stage::Start { empty_only } => Some(Stop::FreePass { empty_only }),
@@ -313,6 +339,9 @@ impl Linux {
                     };
                     return None;
                 };
+                if page == 0 {
+                    self.count_pages_of(m, chunk);
+                }
                 let range = self.chunk(chunk).expect("a surplus chunk exists").populated_range(page);
                 Some(match range {
                     Some((first, end)) => Stop::Release { chunk, first, end },
@@ -331,7 +360,8 @@ impl Linux {
                 None
             }
             Stage::Pages { chunk, next, released } => {
-                let (range, next, reintegrate) = self.pages_to_release(chunk, next);
+                m.tally().enter(chunk.0);
+                let (range, next, reintegrate) = self.pages_to_release(m, chunk, next);
                 if let Some((first, end)) = range {
                     worker.stage = Stage::Pages { chunk, next, released };
                     return Some(Stop::Release { chunk, first, end });
@@ -356,6 +386,9 @@ impl Linux {
             }
             Stage::Slot { slot, want } => {
                 let Some((slot, chunk)) = self.chunk_to_populate(slot) else { return Some(Stop::Create) };
+                if let Some(chunk) = chunk {
+                    self.count_pages_of(m, chunk);
+                }
                 worker.stage = match chunk {
                     Some(chunk) => Stage::Populate { slot, chunk, page: 0, want },
                     None => Stage::Slot { slot: slot + 1, want },
@@ -397,7 +430,7 @@ impl Linux {
 
     /// The next range of empty pages of an isolated chunk, from page `from` downwards: the range,
     /// where to go on, and whether the chunk is to be reintegrated instead.
-    fn pages_to_release(&self, id: ChunkId, from: i32) -> (Option<(u32, u32)>, i32, bool) {
+    fn pages_to_release<M: Mode>(&self, m: M, id: ChunkId, from: i32) -> (Option<(u32, u32)>, i32, bool) {
         let chunk = self.chunk(id).expect("a listed chunk exists");
         let mut end = None;
         let mut page = from;
@@ -423,10 +456,24 @@ impl Linux {
                 page = -1;
             }
             if let Some(end) = end {
+                count_looked_at(m, page.max(0), from);
                 return (Some(((page + 1) as u32, end)), page - 1, false);
             }
             page -= 1;
         }
+        count_looked_at(m, 0, from);
         (None, -1, false)
     }
+}
+
+/// Pages `first` to `last` were looked at, and their blocks asked.
+fn count_looked_at<M: Mode>(m: M, first: i32, last: i32) {
+    if last < first {
+        return;
+    }
+    let (first, end) = (first as u32, last as u32 + 1);
+    let block = |page: u32| (page << m.page_shift()) >> m.block_shift();
+    m.tally().search(Part::Populated, first, end);
+    m.tally().count(|costs| costs.blocks_visited += u64::from(end - first));
+    (first..end).for_each(|page| m.tally().touch(Part::Blocks, block(page), block(page) + 1));
 }

@@ -14,8 +14,9 @@
 use super::request::Search;
 use super::{slot_of, Linux};
 use crate::bitmap;
-use crate::chunk::mode::with_mode;
+use crate::chunk::mode::with_meter;
 use crate::chunk::{Mode, Role};
+use crate::cost::Counter;
 use crate::request::{ChunkId, Outcome, Place, Reason, Request};
 use crate::units::{Bits, Bytes};
 
@@ -42,7 +43,7 @@ impl Linux {
     /// one can have scheduled the worker.
     #[inline]
     pub fn alloc_some(&mut self, request: &Request, most: u32) -> Served {
-        with_mode!(self.kind, self.ctx, m => self.alloc_some_by(m, request, most))
+        with_meter!(self, m => self.alloc_some_by(m, request, most))
     }
 
     #[inline(always)]
@@ -57,8 +58,10 @@ impl Linux {
         let search = self.search(m, &task, most);
         if let Search::Found(chunk, run) = &search {
             if run.count > 1 {
-                self.count_alloc(*chunk, task.size, run.count);
-                self.finish(m, *chunk, Bits(run.off));
+                self.count_alloc(m, *chunk, &task, run);
+                self.finish(m, *chunk, &task, Bits(run.off));
+                let cleared = u64::from(run.count - 1) * task.size.0 * self.backend.nr_cpus();
+                m.tally().count(|costs| costs.cleared_bytes += cleared);
                 let bytes = |bits: u32| Bytes(u64::from(bits) << m.granule_shift());
                 return Served::Placed { chunk: *chunk, off: bytes(run.off), step: bytes(run.step), count: run.count };
             }
@@ -187,7 +190,7 @@ impl Linux {
     /// last area can have scheduled the worker.
     #[inline]
     pub(crate) fn free_some(&mut self, areas: &mut [Place], most: u32) -> (u32, usize) {
-        with_mode!(self.kind, self.ctx, m => self.free_some_by(m, areas, most))
+        with_meter!(self, m => self.free_some_by(m, areas, most))
     }
 
     #[inline(always)]
@@ -195,7 +198,7 @@ impl Linux {
         let Place { chunk: id, bit, count: first, .. } = areas[0];
         let chunk = self.chunk(id).expect("the chunk of a live area");
         // No free inside a block changes this.
-        if !m.rules().depopulate || !self.should_reclaim(chunk) {
+        if !M::Tally::FULL && (!m.rules().depopulate || !self.should_reclaim(chunk)) {
             let Self { ctx, numbers, chunks, reserved, slots, stats, .. } = self;
             let chunk = if id.is_reserved() { reserved.as_deref_mut() } else { chunks[id.0 as usize].as_deref_mut() };
             let chunk = chunk.expect("found above");

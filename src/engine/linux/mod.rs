@@ -40,8 +40,9 @@ pub use request::{Need, Progress, Task};
 
 use super::{ChunkView, Engine, Make, Setup, Stats, Totals};
 use crate::backend::Backend;
-use crate::chunk::mode::{with_mode, Kind};
+use crate::chunk::mode::{with_meter, with_mode, Kind};
 use crate::chunk::{Chunk, Context, Mode, Role};
+use crate::cost::{Counter, Meter, Part};
 use crate::error::{ConfigError, RequestError, Violation};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
@@ -94,6 +95,8 @@ pub struct Linux {
     pub(crate) boot_base: u64,
     /// Populated pages that the boot area accounts for.
     pub(crate) boot_populated: u32,
+    /// What the operations have cost. No part of the state.
+    meter: Meter,
 }
 
 impl Linux {
@@ -145,6 +148,7 @@ impl Linux {
             warn_atomic: setup.warn_atomic,
             boot_base: 0,
             boot_populated: 0,
+            meter: Meter::default(),
         }
     }
 
@@ -299,6 +303,12 @@ impl Linux {
         RequestError::InvalidFree { ptr: off.0, reason }
     }
 
+    #[inline(always)]
+    fn free_at<M: Mode>(&mut self, m: M, id: ChunkId, off: Bytes) -> Result<Bytes, RequestError> {
+        let bit = self.find_live_bit(m, id, off)?;
+        Ok(self.free_bit(m, id, bit))
+    }
+
     /// Frees the live area at bit `bit`, which must start one.
     #[inline(always)]
     fn free_bit<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32) -> Bytes {
@@ -320,6 +330,7 @@ impl Linux {
     /// Statistics and maps of a free, without what it may schedule.
     #[inline(always)]
     fn release_area<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32) -> Bytes {
+        m.tally().enter(id.0);
         self.stats.freed();
         let bits = self.change(m, id, |chunk| {
             chunk.nr_alloc -= 1;
@@ -362,9 +373,21 @@ impl Linux {
     }
 
     /// Marks pages populated, in the chunk and globally.
-    pub(crate) fn mark_populated(&mut self, id: ChunkId, first: u32, end: u32, for_alloc: bool) {
+    fn mark_populated<M: Mode>(&mut self, m: M, id: ChunkId, first: u32, end: u32, for_alloc: bool) {
+        let pages = u64::from(end - first);
+        let mappings = if self.backend.contiguous { 0 } else { pages * self.backend.nr_cpus() };
+        m.tally().count(|costs| {
+            costs.pages_populated += pages;
+            costs.page_mappings += mappings;
+        });
+        m.tally().touch(Part::Populated, first, end);
         self.count_pages(id, |chunk, ctx| chunk.mark_populated(ctx, first, end, for_alloc));
         self.nr_populated += end - first;
+    }
+
+    /// Marks pages populated that a recording says are, by an unknown way.
+    pub(crate) fn note_populated(&mut self, id: ChunkId, first: u32, end: u32) {
+        with_meter!(self, m => self.mark_populated(m, id, first, end, false));
     }
 
     /// Marks pages unpopulated, in the chunk and globally.
@@ -385,17 +408,17 @@ impl Linux {
     }
 
     /// Makes a chunk with address space from the backend. It is on no list yet.
-    pub(crate) fn create_chunk(&mut self) -> Option<ChunkId> {
+    fn create_chunk<M: Mode>(&mut self, m: M) -> Option<ChunkId> {
         let id = ChunkId(self.chunks.len() as u32);
         let base = self.backend.create(id, self.ctx.geometry.unit_pages().0)?;
-        Some(self.add_chunk(id, base))
+        Some(self.add_chunk(m, id, base))
     }
 
     /// Makes a chunk at `base`, which a recording gives. It is on no list yet.
     pub(crate) fn create_chunk_at(&mut self, base: u64) -> ChunkId {
         let id = ChunkId(self.chunks.len() as u32);
         self.backend.note_created(id, base, self.ctx.geometry.unit_pages().0);
-        self.add_chunk(id, base)
+        with_meter!(self, m => self.add_chunk(m, id, base), |_| false)
     }
 
     /// Makes a chunk at `base` that nobody asked for and puts it on its list.
@@ -421,11 +444,13 @@ impl Linux {
         self.destroy_chunk(id);
     }
 
-    fn add_chunk(&mut self, id: ChunkId, base: u64) -> ChunkId {
+    fn add_chunk<M: Mode>(&mut self, m: M, id: ChunkId, base: u64) -> ChunkId {
         self.insert_chunk(id, Chunk::new(&self.ctx, base));
+        m.tally().count(|costs| costs.chunks_created += 1);
         if self.backend.contiguous {
             let pages = self.ctx.geometry.unit_pages().0;
-            self.mark_populated(id, 0, pages, false);
+            m.tally().enter(id.0);
+            self.mark_populated(m, id, 0, pages, false);
         }
         self.stats.chunk_created();
         id
@@ -519,10 +544,7 @@ impl Engine for Linux {
     }
 
     fn free(&mut self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<Bytes, RequestError> {
-        with_mode!(self.kind, self.ctx, m => {
-            let bit = self.find_live_bit(m, chunk, off)?;
-            Ok(self.free_bit(m, chunk, bit))
-        })
+        with_meter!(self, m => self.free_at(m, chunk, off))
     }
 
     fn check_free(&self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<(), RequestError> {
@@ -626,6 +648,14 @@ impl Engine for Linux {
 
     fn verify(&self) -> Result<(), Violation> {
         Linux::verify(self)
+    }
+
+    fn meter(&self) -> Option<&Meter> {
+        Some(&self.meter)
+    }
+
+    fn meter_mut(&mut self) -> Option<&mut Meter> {
+        Some(&mut self.meter)
     }
 
     fn boxed_clone(&self) -> Box<dyn Engine> {

@@ -5,9 +5,10 @@
 use super::{Linux, EMPTY_LOW, FAIL_THRESHOLD};
 use crate::bitmap;
 use crate::boot_log::{message, INFO, WARNING};
-use crate::chunk::mode::with_mode;
+use crate::chunk::mode::with_meter;
 use crate::chunk::run::Run;
 use crate::chunk::Mode;
+use crate::cost::{Counter, Part, Searched};
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::units::{Bits, Bytes};
 
@@ -57,11 +58,17 @@ pub(super) enum Search {
     Reserved,
 }
 
+impl Progress {
+    fn is_done(&self) -> bool {
+        matches!(self, Progress::Done(_))
+    }
+}
+
 impl Linux {
     /// Serves a request, asking the backend for what it needs.
     #[inline]
     pub fn alloc(&mut self, request: &Request) -> Outcome {
-        with_mode!(self.kind, self.ctx, m => {
+        with_meter!(self, m => {
             match self.task(request) {
                 Err(task) => self.refuse(&task),
                 Ok(task) => {
@@ -79,8 +86,8 @@ impl Linux {
             // Nearly always there is nothing to wait for.
             let pages = self.pages_of(m, &task, run.off);
             if task.atomic || self.chunk_mut(*id).is_populated(pages) {
-                self.count_alloc(*id, task.size, 1);
-                return self.finish(m, *id, Bits(run.off));
+                self.count_alloc(m, *id, &task, run);
+                return self.finish(m, *id, &task, Bits(run.off));
             }
         }
         self.answer_slowly(m, task, search)
@@ -105,7 +112,7 @@ impl Linux {
             match progress {
                 Progress::Done(outcome) => return outcome,
                 Progress::Waits(Need::Chunk) => {
-                    let chunk = self.create_chunk();
+                    let chunk = self.create_chunk(m);
                     progress = self.chunk_made_by(m, task, chunk);
                 }
                 Progress::Waits(Need::Pages { chunk, first, end }) => {
@@ -140,7 +147,7 @@ impl Linux {
 
     /// Begins a request: it runs until it is answered or the lock is dropped.
     pub fn start(&mut self, request: &Request) -> (Task, Progress) {
-        with_mode!(self.kind, self.ctx, m => self.start_by(m, request))
+        with_meter!(self, m => self.start_by(m, request), |(_, progress): &(Task, Progress)| progress.is_done())
     }
 
     #[inline(always)]
@@ -165,7 +172,7 @@ impl Linux {
 
     /// Goes on after a stop for a chunk: `None` if none could be made.
     pub fn chunk_made(&mut self, task: &mut Task, chunk: Option<ChunkId>) -> Progress {
-        with_mode!(self.kind, self.ctx, m => self.chunk_made_by(m, task, chunk))
+        with_meter!(self, m => self.chunk_made_by(m, task, chunk), |progress: &Progress| progress.is_done())
     }
 
     fn chunk_made_by<M: Mode>(&mut self, m: M, task: &mut Task, chunk: Option<ChunkId>) -> Progress {
@@ -180,13 +187,14 @@ impl Linux {
 
     /// Goes on after a stop for pages `first..end` of the task's chunk.
     pub fn pages_made(&mut self, task: &mut Task, first: u32, end: u32, ok: bool) -> Progress {
-        with_mode!(self.kind, self.ctx, m => self.pages_made_by(m, task, first, end, ok))
+        with_meter!(self, m => self.pages_made_by(m, task, first, end, ok), |progress: &Progress| progress.is_done())
     }
 
     fn pages_made_by<M: Mode>(&mut self, m: M, task: &mut Task, first: u32, end: u32, ok: bool) -> Progress {
         let (chunk, off) = task.area.expect("a task that waits for pages has its area");
         if ok {
-            self.mark_populated(chunk, first, end, true);
+            m.tally().enter(chunk.0);
+            self.mark_populated(m, chunk, first, end, true);
             return self.populate_from(m, task, chunk, off, end);
         }
         self.release_area(m, chunk, off.0);
@@ -226,21 +234,25 @@ impl Linux {
             };
         }
         let mut from = self.size_to_slot(task.size);
+        // What each of equal requests is turned down for.
+        let mut again = Searched::default();
         while let Some(slot) = self.slots.occupied_from(from).filter(|slot| *slot <= self.numbers.free) {
             let mut next = self.slots.head(slot);
             while let Some(id) = next {
                 next = self.slots.next(id);
+                let before = m.tally().searched();
                 match self.take_area(m, id, bits, align, task.atomic, most) {
                     Ok(run) => {
                         if m.rules().depopulate {
                             self.reintegrate(id);
                         }
+                        m.tally().repeat(again, run.count - 1);
                         return Search::Found(id, run);
                     }
                     Err(NoFit::Hints) if m.rules().sideline_failures && slot < FAIL_THRESHOLD => {
                         self.slots.push_front(0, id);
                     }
-                    Err(_) => {}
+                    Err(_) => again += m.tally().searched() - before,
                 }
             }
             from = slot + 1;
@@ -263,22 +275,44 @@ impl Linux {
         // Scheduled already, it cannot be scheduled again.
         let spare = if self.balance_pending { i32::MAX } else { spare };
         let chunk = self.chunk_mut(id);
-        let start = chunk.find_block_fit(m, bits, align, pop_only).ok_or(NoFit::Hints)?;
-        if !chunk.isolated && !id.is_reserved() {
+        let before = m.tally().searched();
+        m.tally().enter(id.0);
+        m.tally().count(|costs| costs.chunks_visited += 1);
+        let Some(start) = chunk.find_block_fit(m, bits, align, pop_only) else {
+            self.count_rejected(m, id, bits, align, pop_only);
+            return Err(NoFit::Hints);
+        };
+        // Runs touch no lines.
+        if !chunk.isolated && !id.is_reserved() && !M::Tally::FULL {
+            let found = m.tally().searched() - before;
             let before = chunk.nr_empty_pop_pages;
             if let Some(run) = chunk.fresh_run(m, bits, align, start, most, spare) {
+                m.tally().repeat(found, run.count - 1);
                 let lost = before - chunk.nr_empty_pop_pages;
                 self.nr_empty_pop_pages -= lost;
                 return Ok(run);
             }
             if most > 1 && spare >= 0 {
                 if let Some(run) = chunk.alloc_run(m, bits, align, start, most) {
+                    m.tally().repeat(found, run.count - 1);
                     return Ok(run);
                 }
             }
         }
-        let off = self.change(m, id, |chunk| chunk.alloc_area(m, bits, align, start, pop_only)).ok_or(NoFit::Map)?;
+        let Some(off) = self.change(m, id, |chunk| chunk.alloc_area(m, bits, align, start, pop_only)) else {
+            self.count_rejected(m, id, bits, align, pop_only);
+            return Err(NoFit::Map);
+        };
         Ok(Run { off: off.0, step: 0, count: 1 })
+    }
+
+    /// A chunk was turned down: was there a place?
+    #[inline(always)]
+    fn count_rejected<M: Mode>(&self, m: M, id: ChunkId, bits: u32, align: u32, pop_only: bool) {
+        if M::Tally::FULL {
+            let has_place = self.chunk(id).is_some_and(|chunk| chunk.has_place(m, bits, align, pop_only));
+            m.tally().count(|costs| costs.chunks_rejected_with_fit += u64::from(has_place));
+        }
     }
 
     /// Where the area of a task lies, in bytes, once it is taken.
@@ -299,13 +333,19 @@ impl Linux {
         if !fits || bitmap::count_set(chunk.alloc_map(), from, from + bits) > 0 {
             return None;
         }
-        let ctx = &{ self.ctx };
-        self.change(ctx, id, |chunk| chunk.place(ctx, from, bits));
+        let progress = with_meter!(self, m => self.place_at_bit(m, &mut task, id, from, bits), Progress::is_done);
+        Some((task, progress))
+    }
+
+    /// Takes an area for a task without a search.
+    fn place_at_bit<M: Mode>(&mut self, m: M, task: &mut Task, id: ChunkId, from: u32, bits: u32) -> Progress {
+        m.tally().enter(id.0);
+        m.tally().count(|costs| costs.chunks_visited += 1);
+        self.change(m, id, |chunk| chunk.place(m, from, bits));
         if self.ctx.rules.depopulate && !id.is_reserved() {
             self.reintegrate(id);
         }
-        let progress = self.found(ctx, &mut task, id, Bits(from));
-        Some((task, progress))
+        self.found(m, task, id, Bits(from))
     }
 
     /// Lets a request fail without a search, as a recording says.
@@ -326,16 +366,22 @@ impl Linux {
     #[inline(always)]
     fn found<M: Mode>(&mut self, m: M, task: &mut Task, id: ChunkId, off: Bits) -> Progress {
         task.area = Some((id, off));
-        self.count_alloc(id, task.size, 1);
+        self.count_alloc(m, id, task, &Run { off: off.0, step: 0, count: 1 });
         if task.atomic {
-            return Progress::Done(self.finish(m, id, off));
+            return Progress::Done(self.finish(m, id, task, off));
         }
         self.populate_from(m, task, id, off, off.0 >> m.page_shift())
     }
 
-    /// Statistics of areas that were taken.
+    /// Statistics of areas that were taken, and the look at their pages; those of several lie on one page each.
     #[inline(always)]
-    pub(crate) fn count_alloc(&mut self, id: ChunkId, size: Bytes, count: u32) {
+    pub(super) fn count_alloc<M: Mode>(&mut self, m: M, id: ChunkId, task: &Task, run: &Run) {
+        let (size, count) = (task.size, run.count);
+        if !task.atomic {
+            let pages = self.pages_of(m, task, run.off);
+            m.tally().search(Part::Populated, pages.start, pages.end);
+            m.tally().count(|costs| costs.words_read += u64::from(count - 1));
+        }
         self.stats.allocated_many(size, u64::from(count));
         let chunk = self.chunk_mut(id);
         chunk.nr_alloc += count;
@@ -348,12 +394,14 @@ impl Linux {
         let end = self.pages_of(m, task, off.0).end;
         match self.chunk(id).expect("the chunk exists").unpopulated_range(from, end) {
             Some((first, end)) => Progress::Waits(Need::Pages { chunk: id, first, end }),
-            None => Progress::Done(self.finish(m, id, off)),
+            None => Progress::Done(self.finish(m, id, task, off)),
         }
     }
 
     #[inline(always)]
-    pub(crate) fn finish<M: Mode>(&mut self, m: M, id: ChunkId, off: Bits) -> Outcome {
+    pub(super) fn finish<M: Mode>(&mut self, m: M, id: ChunkId, task: &Task, off: Bits) -> Outcome {
+        let cleared = task.size.0 * self.backend.nr_cpus();
+        m.tally().count(|costs| costs.cleared_bytes += cleared);
         if self.nr_empty_pop_pages < EMPTY_LOW {
             self.schedule_balance();
         }
