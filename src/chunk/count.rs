@@ -101,30 +101,55 @@ pub(super) fn block_refresh<M: Mode>(m: M, base: u32, from: i32) {
     tally.search(Part::AllocMap, base + from as u32, base + m.block_bits());
 }
 
-/// The live area `[off, end)` of a chunk of `nr_bits` is freed.
+/// The words that the searches of a free read which begins and ends in one block: for the end of the area `[off, end)`, and for
+/// the ends of the free run `[from, to)` of the block that it becomes part of. `block` is as it was before. 0 if nothing is counted.
 #[inline(always)]
-pub(super) fn freed<M: Mode>(m: M, nr_bits: u32, off: u32, end: u32) {
-    let mut tally = m.tally();
-    tally.search(Part::BoundMap, off + 1, (end + 1).min(nr_bits));
-    tally.touch(Part::AllocMap, off, end);
-    tally.touch(Part::Blocks, off >> m.block_shift(), ((end - 1) >> m.block_shift()) + 1);
+pub(super) fn words_of_free<M: Mode>(
+    m: M,
+    nr_bits: u32,
+    block: &Block,
+    (off, end): (u32, u32),
+    (from, to): (i32, i32),
+) -> u64 {
+    if !M::Tally::ON {
+        return 0;
+    }
+    let base = off & m.block_bits().wrapping_neg();
+    let word = |bit: u32| bit >> WORD_SHIFT;
+    let known_before = (off - base) as i32 == block.contig_hint + block.contig_hint_start;
+    let known_behind = (end - base) as i32 == block.contig_hint_start;
+    let (low, high) = (base + from as u32, base + to as u32);
+    if from > 0 && to < m.block_bits() as i32 && !known_behind {
+        // Both searches have found a set bit; the word of `end` cancels out.
+        let behind = word(high) - word(off + 1) + 2;
+        return u64::from(behind + if known_before { 0 } else { word(off - 1) - word(low - 1) + 1 });
+    }
+    let edge = base + m.block_bits();
+    let mut words = words_of(off + 1, (end + 1).min(nr_bits));
+    if !known_before {
+        words += words_of(low.saturating_sub(1).max(base), off);
+    }
+    if !known_behind {
+        words += words_of(end, (high + 1).min(edge));
+    }
+    u64::from(words)
 }
 
-/// The first `taken` areas of a place are freed one after the other, each of which the known largest run of the block reaches up to;
-/// with the last one that ends at bit `to`. `edge` is that of the block ([`Chunk::free_in_block`]).
+/// The same for the first `taken` areas of a place, freed one after the other: the known largest run of the block, which ends at
+/// `edge`, reaches up to each, and with the last one up to bit `to`.
 #[inline(always)]
-pub(super) fn grown<M: Mode>(m: M, nr_bits: u32, edge: u32, place: Place, taken: u32, to: u32) {
+pub(super) fn words_of_grown<M: Mode>(m: M, nr_bits: u32, edge: u32, place: Place, taken: u32, to: u32) -> u64 {
     if !M::Tally::ON {
-        return;
+        return 0;
     }
     let Place { bit: start, len, step, .. } = place;
     let inner = taken - 1;
     let end = start + inner * step + len;
     // The boundary behind each, and the next set bit behind that: the start of the next one.
     let last = words_of(end - len + 1, (end + 1).min(nr_bits)) + words_of(end, (to + 1).min(edge));
-    let others = words_of_stretches((start + 1, step), (start + len + 1, step), inner)
-        + words_of_stretches((start + len, step), (start + step + 1, step), inner);
-    m.tally().count(|costs| costs.words_read += u64::from(last) + others);
+    u64::from(last)
+        + words_of_stretches((start + 1, step), (start + len + 1, step), inner)
+        + words_of_stretches((start + len, step), (start + step + 1, step), inner)
 }
 
 /// A freed area that begins at `off` is joined to the free run before it, which begins at bit `from` of the block at `base`.
@@ -163,7 +188,10 @@ impl Chunk {
     /// The live area `[off, end)` is freed.
     #[inline(always)]
     pub(super) fn count_freed<M: Mode>(&self, m: M, off: u32, end: u32) {
-        freed(m, self.nr_bits().0, off, end);
+        let mut tally = m.tally();
+        tally.search(Part::BoundMap, off + 1, (end + 1).min(self.nr_bits().0));
+        tally.touch(Part::AllocMap, off, end);
+        tally.touch(Part::Blocks, off >> m.block_shift(), ((end - 1) >> m.block_shift()) + 1);
     }
 
     /// `count` areas of `bits` are taken that fill block `index` from bit `so` of it on, where nothing else of the chunk is free

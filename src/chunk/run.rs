@@ -360,7 +360,7 @@ impl Chunk {
         let base = index << m.block_shift();
         let edge = base + bits;
         let left_free = block.left_free;
-        let (mut count, mut freed, mut lowest) = (0, 0, u32::MAX);
+        let (mut count, mut freed, mut lowest, mut words) = (0, 0, u32::MAX, 0);
         let mut at = 0;
         while let Some(&place) = areas.get(at) {
             let off = place.bit;
@@ -386,9 +386,7 @@ impl Chunk {
             if from == 0 && to == bits as i32 {
                 break;
             }
-            count::freed(m, nr_bits, off, end);
-            count::join_before(m, block, base, off, from);
-            count::join_behind(m, block, base, end, to);
+            words += count::words_of_free(m, nr_bits, block, (off, end), (from, to));
             block.update(from, to, m.rules());
             count += 1;
             freed += end - off;
@@ -428,7 +426,7 @@ impl Chunk {
                         next_to = (start + taken * place.step - base) as i32;
                         next_end -= place.step;
                     }
-                    count::grown(m, nr_bits, edge, place, taken, base + next_to as u32);
+                    words += count::words_of_grown(m, nr_bits, edge, place, taken, base + next_to as u32);
                     (end, to, grown) = (next_end, next_to, true);
                     count += taken;
                     freed += taken * place.len;
@@ -447,6 +445,8 @@ impl Chunk {
                 md.offer_contig(base as i32 + from, block.contig_hint);
             }
         }
+        m.tally().count(|costs| costs.words_read += u64::from(words));
+        m.tally().count(|costs| costs.words_read += words);
         if count > 0 {
             if left_free != block.left_free {
                 self.note_whole(index);
