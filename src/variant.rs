@@ -4,7 +4,8 @@
 //!
 //! The three Linux generations are one implementation with [`Rules`]; each rule is a
 //! flag with the section of the specification that defines it, never a comparison of
-//! version numbers. A [`Preset`] is an engine plus the constants of one release.
+//! version numbers. A [`Preset`] is an engine plus the constants of one release. [`Thresholds`] are numbers that no
+//! release has changed.
 //!
 //! # Source
 //!
@@ -143,6 +144,76 @@ rules! {
     /// A request is atomic only if it may not reclaim directly; before, also if any flag of an
     /// ordinary kernel request is missing (no-IO, no-FS).
     atomic_by_reclaim: [false false true], "20 section 3, 00 section 4.1";
+}
+
+/// Numbers at which something is done. Every kernel has the default; an experiment may have others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Thresholds {
+    /// Fewer empty populated pages schedule the worker: `PCPU_EMPTY_POP_PAGES_LOW`.
+    pub empty_pop_pages_low: u32,
+    /// Up to so many the worker populates, and from so many on it gives back: `PCPU_EMPTY_POP_PAGES_HIGH`.
+    pub empty_pop_pages_high: u32,
+    /// Chunks in slots below that fail a request leave the searched lists: `PCPU_SLOT_FAIL_THRESHOLD`.
+    pub slot_fail_threshold: u32,
+    /// A chunk is depopulated if at least one page in so many is empty.
+    pub reclaim_divisor: u32,
+}
+
+impl Thresholds {
+    /// Those of every kernel.
+    pub const KERNEL: Thresholds =
+        Thresholds { empty_pop_pages_low: 2, empty_pop_pages_high: 4, slot_fail_threshold: 3, reclaim_divisor: 4 };
+    /// Most pages that the worker may be told to keep ready.
+    pub const MAX_PAGES: u32 = 4096;
+
+    /// Sets one by name; `None` if there is no such one.
+    pub fn with(mut self, name: &str, value: u32) -> Option<Self> {
+        match name {
+            "empty_pop_pages_low" => self.empty_pop_pages_low = value,
+            "empty_pop_pages_high" => self.empty_pop_pages_high = value,
+            "slot_fail_threshold" => self.slot_fail_threshold = value,
+            "reclaim_divisor" => self.reclaim_divisor = value,
+            _ => return None,
+        }
+        Some(self)
+    }
+
+    /// Names and numbers.
+    pub fn named(&self) -> [(&'static str, u32); 4] {
+        [
+            ("empty_pop_pages_low", self.empty_pop_pages_low),
+            ("empty_pop_pages_high", self.empty_pop_pages_high),
+            ("slot_fail_threshold", self.slot_fail_threshold),
+            ("reclaim_divisor", self.reclaim_divisor),
+        ]
+    }
+
+    /// Refuses numbers that make no sense where chunks of a whole unit, but not wholly free ones, are on lists up to `unit_slot`.
+    pub fn check(&self, unit_slot: u32) -> Result<(), ConfigError> {
+        let (low, high) = (self.empty_pop_pages_low, self.empty_pop_pages_high);
+        if high > Self::MAX_PAGES {
+            let limit = format!("must be at most {}", Self::MAX_PAGES);
+            return Err(ConfigError::new("empty_pop_pages_high", high, limit));
+        }
+        if low > high {
+            let limit = format!("must be at most empty_pop_pages_high={high}, or the worker would never be content");
+            return Err(ConfigError::new("empty_pop_pages_low", low, limit));
+        }
+        if self.slot_fail_threshold > unit_slot + 1 {
+            let limit = format!("must be at most {}: there are no more slots of sizes", unit_slot + 1);
+            return Err(ConfigError::new("slot_fail_threshold", self.slot_fail_threshold, limit));
+        }
+        if self.reclaim_divisor == 0 {
+            return Err(ConfigError::new("reclaim_divisor", 0, "must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self::KERNEL
+    }
 }
 
 /// How possible CPUs are collected into groups (specification 30 section 5).

@@ -9,7 +9,7 @@ use percpu::geometry::Geometry;
 use percpu::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use percpu::testing::differential::{Case, Op};
 use percpu::units::{Bytes, Pages};
-use percpu::variant::{Generation, Rules};
+use percpu::variant::{Generation, Rules, Thresholds};
 
 /// Pages of 128 bytes, unit of 16 pages; bytes.
 fn setup(rules: Rules, block: u64, boot: Option<BootRegion>) -> Setup {
@@ -113,7 +113,8 @@ fn edges_of_blocks_are_lower_bounds() {
         request(512, 8, full, false),
         request(48, 16, full, false),
     ];
-    let case = Case { seed: 0, generation: Generation::Linux52, setup: setup.clone(), ops: ops.clone() };
+    let thresholds = Thresholds::KERNEL;
+    let case = Case { seed: 0, generation: Generation::Linux52, setup: setup.clone(), thresholds, ops: ops.clone() };
     assert_eq!(case.run(), Ok(()));
 
     let mut engine = Linux::new(&setup);

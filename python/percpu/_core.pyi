@@ -69,6 +69,8 @@ RESERVED: Final[int]
 REASONS: Final[tuple[tuple[str, str], ...]]
 # (name, unit, text, counted only under full counting) of each work counter.
 COSTS: Final[tuple[tuple[str, str, str, bool], ...]]
+# Name and the kernel's value.
+THRESHOLDS: Final[tuple[tuple[str, int], ...]]
 # Names of the codes in the column `outcome` of a trace that was followed.
 OUTCOMES: Final[tuple[str, ...]]
 # Names of the codes in the column `kind` of a trace.
@@ -386,6 +388,9 @@ class Allocator:
     # 0 off, 1 totals, 2 full; None where the engine counts nothing.
     def counting(self) -> int | None: ...
     def set_counting(self, counting: int) -> None: ...
+    # In the order of THRESHOLDS; None where there are none.
+    def thresholds(self) -> list[int] | None: ...
+    def set_thresholds(self, values: list[int]) -> None: ...
     # As alloc_many with arrays of one length; flags: reserved, nowarn, accounted. Also a row of COSTS for each request.
     def alloc_many_costed(
         self,

@@ -33,8 +33,9 @@ GEOMETRY = (*_PLAIN, *_COMMON, *_LAYOUT, "backend")
 """Names of what the machine can be given."""
 REQUEST = ("align", "min_align", "size_multiple", "atomic")
 """Names of what can be changed in requests."""
-POLICY = ("balance", "every")
-"""Names of what says when the balance worker runs."""
+THRESHOLDS = tuple(name for name, _ in _core.THRESHOLDS)
+POLICY = ("balance", "every", *THRESHOLDS)
+"""Names of what says when the balance worker runs, and how much it does."""
 
 _DEFAULT_LAYOUT = {"static_size": 185_496, "reserved_size": 0, "dyn_size": 28_672, "atom_size": 2 << 20}
 _DEFAULT_CPUS = 4
@@ -160,8 +161,8 @@ class Point:
         backend = settings.pop("backend", "vm")
         if _is_plain(settings):
             unit = {"unit_size": 512 << 10, "nr_units": _DEFAULT_CPUS, **settings}
-            return Allocator(kernel=release, backend=backend, **unit, **self.policy)._core, None
-        allocator = Allocator(_layout(release, settings), backend=backend, **self.policy)
+            return Allocator(kernel=release, backend=backend, **unit, **_policy(self.policy))._core, None
+        allocator = Allocator(_layout(release, settings), backend=backend, **_policy(self.policy))
         for name in ("min_alloc_size", "block_size"):
             fixed = getattr(allocator, name)
             if settings.get(name, fixed) != fixed:
@@ -180,6 +181,13 @@ class Point:
             raise TypeError(f"request.atomic must be a bool or None, not {type(atomic).__name__}")
         align, min_align, size_multiple = numbers
         return align, min_align, size_multiple, None if atomic is None else bool(atomic)
+
+
+def _policy(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an `Allocator`."""
+    own = {name: value for name, value in settings.items() if name not in THRESHOLDS}
+    thresholds = {name: value for name, value in settings.items() if name in THRESHOLDS}
+    return {**own, "thresholds": thresholds} if thresholds else own
 
 
 def _is_plain(settings: Mapping[str, Any]) -> bool:

@@ -380,6 +380,12 @@ class Allocator(_core.Calls):
     vmalloc : VmallocSpace, optional
         With a layout: later chunks get the addresses that the kernel would give them in this space, and fail where
         it finds none. The space is copied; see `vmalloc_space`. Without one, chunks lie one after the other.
+    thresholds : mapping of str to int, optional
+        Numbers at which the allocator does something, which are constants of every kernel: ``empty_pop_pages_low`` (2;
+        fewer empty populated pages schedule the worker), ``empty_pop_pages_high`` (4; up to so many it populates, and
+        from so many on it gives back), ``slot_fail_threshold`` (3; since 5.2: chunks in slots below that fail a
+        request leave the searched lists), ``reclaim_divisor`` (4; since 5.14: a chunk is depopulated if at least one
+        page in so many is empty). See `thresholds`.
 
     Raises
     ------
@@ -417,6 +423,7 @@ class Allocator(_core.Calls):
         every: int | None = None,
         backend: str = "vm",
         vmalloc: VmallocSpace | None = None,
+        thresholds: Mapping[str, int] | None = None,
     ) -> Allocator:
         policy = balance_policy(balance, every)
         choice("backend", backend, ("vm", "km"))
@@ -443,7 +450,7 @@ class Allocator(_core.Calls):
                 if not isinstance(vmalloc, VmallocSpace):
                     raise TypeError(f"vmalloc must be a VmallocSpace, not {type(vmalloc).__name__}")
                 space = vmalloc._core
-            return cls._wrap(_core.Allocator.on_layout(layout._core, policy, backend, space))
+            return cls._wrap(_core.Allocator.on_layout(layout._core, policy, backend, space))._with(thresholds)
         if vmalloc is not None:
             raise InvalidRequest("vmalloc needs a layout, whose groups it spaces", parameter="vmalloc")
         if unit_size is None or nr_units is None:
@@ -467,7 +474,37 @@ class Allocator(_core.Calls):
             fixed = getattr(self, name)
             if given is not None and given != fixed:
                 raise InvalidRequest(f"{name}={given}: is always {fixed} in engine {preset[1]}", parameter=name)
+        return self._with(thresholds)
+
+    def _with(self, thresholds: Mapping[str, int] | None) -> Allocator:
+        if thresholds is not None:
+            if not isinstance(thresholds, Mapping):
+                raise TypeError(f"thresholds must be a mapping, not {type(thresholds).__name__}")
+            known = dict(_core.THRESHOLDS)
+            for name in thresholds:
+                choice("name in thresholds", name, tuple(known))
+            given = {name: integer(name, value, 0, 2**32 - 1) for name, value in thresholds.items()}
+            self._core.set_thresholds(list((known | given).values()))
         return self
+
+    @property
+    def thresholds(self) -> dict[str, int]:
+        """Numbers at which the allocator does something; a snapshot keeps them.
+
+        Raises
+        ------
+        NotKept
+            In cpu_alloc-2008, which has no balance worker.
+
+        Examples
+        --------
+        >>> Allocator(unit_size=64 << 10, nr_units=2, thresholds={"empty_pop_pages_high": 8}).thresholds
+        {'empty_pop_pages_low': 2, 'empty_pop_pages_high': 8, 'slot_fail_threshold': 3, 'reclaim_divisor': 4}
+        """
+        values = self._core.thresholds()
+        if values is None:
+            raise NotKept(f"{self.engine} has no thresholds", field="thresholds", engine=self.engine)
+        return {name: value for (name, _), value in zip(_core.THRESHOLDS, values, strict=True)}
 
     @classmethod
     def _wrap(cls, core: _core.Allocator) -> Allocator:

@@ -157,7 +157,7 @@ def compare(
         Changes of all requests: ``align`` (instead of the given one), ``min_align`` (at least), ``size_multiple``
         (sizes are rounded up to it), ``atomic``.
     policy : mapping, optional
-        When the balance worker runs: ``balance`` or ``every``, as for `Allocator`.
+        When the balance worker runs: ``balance`` or ``every``, and its thresholds by name, as for `Allocator`.
     timing : bool, optional
         Measure times. Everything else is the same on every machine and in every run.
     costs : {"totals", "full", "off"}, optional

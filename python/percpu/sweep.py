@@ -196,7 +196,7 @@ def sweep(
         ``geometry.*``     ``block_size``, ``min_alloc_size``, ``page_size``; without a first chunk ``unit_size``,
                            ``nr_units``; with one ``static_size``, ``dyn_size``, ``atom_size``, ``nr_cpus``, ...
         ``request.*``      ``align``, ``min_align``, ``size_multiple``, ``atomic``: changes of all requests
-        ``policy.*``       ``balance``, ``every``: when the balance worker runs
+        ``policy.*``       ``balance``, ``every``: when the balance worker runs; its thresholds (see `Allocator`)
         ``workload.*``     every parameter of the workload, its ``seed`` included
         =================  ==========================================================================================
 

@@ -1,4 +1,4 @@
-//! What operations cost: totals, and batches with a row of counters for each operation.
+//! What operations cost: totals, and batches with a row of counters for each operation. And the thresholds of the worker.
 //!
 //! A worker that runs right after an operation is part of it.
 //!
@@ -6,8 +6,10 @@
 
 use super::{Allocator, BatchError, Placement};
 use crate::cost::{Costs, Counting};
+use crate::error::ConfigError;
 use crate::request::Request;
 use crate::units::Bytes;
+use crate::variant::Thresholds;
 
 /// Operations between two questions whether to go on.
 const ASK_EVERY: usize = 1024;
@@ -28,6 +30,16 @@ impl Allocator {
         if let Some(meter) = self.engine.meter_mut() {
             meter.set_counting(counting);
         }
+    }
+
+    /// The numbers at which something is done; `None` where there are none.
+    pub fn thresholds(&self) -> Option<Thresholds> {
+        self.engine.thresholds()
+    }
+
+    /// Sets them, from now on.
+    pub fn set_thresholds(&mut self, thresholds: Thresholds) -> Result<(), ConfigError> {
+        self.engine.set_thresholds(thresholds)
     }
 
     /// Serves a batch and counts everything, one request at a time. Nothing is changed if it is interrupted.

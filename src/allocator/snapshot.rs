@@ -22,7 +22,7 @@ use crate::request::ChunkId;
 use crate::state::{self, State};
 use crate::stats_text::StatsSizes;
 use crate::units::{round_up, WordSize};
-use crate::variant::Preset;
+use crate::variant::{Preset, Thresholds};
 
 /// The key of a snapshot's own part.
 const KEY: &str = "percpu_snapshot";
@@ -112,8 +112,10 @@ impl Allocator {
         let backend = self.engine.backend();
         let (next_addr, chunk_span) = backend.address_space();
         let sizes = &self.sizes;
+        let thresholds = self.engine.thresholds().unwrap_or_default().named();
         let own = json!({
             "version": VERSION,
+            "thresholds": thresholds.map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect::<Map<_, _>>(),
             "kernel": self.preset.release,
             "balance": match self.balance {
                 Balance::Eager => json!("eager"),
@@ -170,6 +172,7 @@ impl Allocator {
             Self { engine, address, preset, sizes, groups, balance, since_balance }
         };
         allocator.since_balance = since_balance;
+        allocator.set_thresholds(thresholds(&own)?).map_err(|error| own.error("thresholds", error.to_string()))?;
         let backend = allocator.engine.backend_mut();
         backend.page_supply = supply(&own, "page_supply")?;
         backend.map_supply = supply(&own, "map_supply")?;
@@ -225,6 +228,18 @@ impl Allocator {
         renumber(linux, &state, &numbers, created)?;
         Ok(allocator)
     }
+}
+
+/// The kernel's own where a snapshot does not name them: those of before had no others.
+fn thresholds(own: &Fields<'_>) -> Result<Thresholds, StateError> {
+    let mut thresholds = Thresholds::KERNEL;
+    if own.has("thresholds") {
+        let given = own.object("thresholds")?;
+        for (name, _) in Thresholds::KERNEL.named() {
+            thresholds = thresholds.with(name, given.small(name)?).expect("it is a name of one");
+        }
+    }
+    Ok(thresholds)
 }
 
 fn supply(own: &Fields<'_>, name: &str) -> Result<Supply, StateError> {

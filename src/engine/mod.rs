@@ -45,7 +45,7 @@ use crate::layout::{self, FirstChunk, Region, VmallocSpace};
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
 use crate::units::{Bits, Bytes, Pages, WordSize};
-use crate::variant::{BootAllocators, Generation, Preset, Rules};
+use crate::variant::{BootAllocators, Generation, Preset, Rules, Thresholds};
 use saved::Fields;
 
 /// What replays, sweeps, comparisons and the Python package need of a generation.
@@ -129,6 +129,20 @@ pub trait Engine: fmt::Debug + Send + Sync {
 
     /// Rescans everything and compares.
     fn verify(&self) -> Result<(), Violation>;
+
+    /// The numbers at which something is done; `None` where there are none.
+    fn thresholds(&self) -> Option<Thresholds> {
+        None
+    }
+
+    /// Sets them, from now on.
+    fn set_thresholds(&mut self, thresholds: Thresholds) -> Result<(), ConfigError> {
+        if thresholds == Thresholds::KERNEL {
+            return Ok(());
+        }
+        let limit = format!("{} has no balance worker", self.generation());
+        Err(ConfigError::new("thresholds", "others than the kernel's", limit))
+    }
 
     /// The counters of work done; `None` where an engine counts nothing.
     fn meter(&self) -> Option<&Meter> {

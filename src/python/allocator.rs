@@ -21,6 +21,7 @@ use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request, Sleep};
 use crate::state::{DiffOptions, State};
 use crate::units::Bytes;
+use crate::variant::Thresholds;
 
 fn balance(every: u32) -> Balance {
     match every {
@@ -456,6 +457,19 @@ impl Allocator {
 
     fn set_counting(&self, py: Python<'_>, counting: u8) {
         self.lock(py).set_counting([Counting::Off, Counting::Totals, Counting::Full][usize::from(counting.min(2))]);
+    }
+
+    /// In the order of `THRESHOLDS`.
+    fn thresholds(&self, py: Python<'_>) -> Option<Vec<u32>> {
+        self.lock(py).thresholds().map(|thresholds| thresholds.named().iter().map(|(_, value)| *value).collect())
+    }
+
+    fn set_thresholds(&self, py: Python<'_>, values: Vec<u32>) -> PyResult<()> {
+        let mut thresholds = Thresholds::KERNEL;
+        for ((name, _), value) in Thresholds::KERNEL.named().iter().zip(values) {
+            thresholds = thresholds.with(name, value).expect("it is a name of one");
+        }
+        self.lock(py).set_thresholds(thresholds).map_err(|error| errors::invalid_request(py, &error))
     }
 
     /// As `alloc_many` with one size, alignment and kind for each request, and a row of costs for each.

@@ -65,7 +65,7 @@ mod _core {
     #[pymodule_export]
     use super::workload::{Steps, Workload, WorkloadRun};
     use crate::request::{ChunkId, Reason};
-    use crate::variant::{Rules, PRESETS};
+    use crate::variant::{Rules, Thresholds, PRESETS};
 
     #[pymodule_init]
     fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -76,6 +76,7 @@ mod _core {
         m.add("REASONS", PyTuple::new(py, Reason::ALL.iter().map(|reason| (reason.name(), reason.text())))?)?;
         let costs = crate::cost::TABLE.iter().map(|about| (about.name, about.unit, about.text, about.full_only));
         m.add("COSTS", PyTuple::new(py, costs)?)?;
+        m.add("THRESHOLDS", PyTuple::new(py, Thresholds::KERNEL.named())?)?;
         let outcomes = crate::replay::follow::Outcome::ALL.iter().map(|outcome| outcome.name());
         m.add("OUTCOMES", PyTuple::new(py, outcomes)?)?;
         m.add("MESSAGE_KINDS", PyTuple::new(py, crate::answers::explain::KINDS)?)?;

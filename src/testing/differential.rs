@@ -29,7 +29,7 @@ use crate::engine::{BootChunks, BootRegion, Engine, Setup};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request, Sleep};
 use crate::units::{Bytes, Pages};
-use crate::variant::Generation;
+use crate::variant::{Generation, Thresholds};
 
 /// Chunks of up to this many bits are verified after every operation.
 pub const VERIFY_BITS: u32 = 1024;
@@ -71,6 +71,8 @@ pub struct Case {
     pub generation: Generation,
     /// Where it begins.
     pub setup: Setup,
+    /// Numbers at which something is done; none of a kernel in some cases.
+    pub thresholds: Thresholds,
     /// The steps.
     pub ops: Vec<Op>,
 }
@@ -80,7 +82,7 @@ impl fmt::Display for Case {
         let g = &self.setup.geometry;
         writeln!(
             f,
-            "seed {}: {}, page {}, min_alloc {}, block {}, unit {}, {} units, contiguous {}, async {}, boot {:?}",
+            "seed {}: {}, page {}, min_alloc {}, block {}, unit {}, {} units, contiguous {}, async {}, boot {:?}, {:?}",
             self.seed,
             self.generation,
             g.page_size().0,
@@ -90,7 +92,8 @@ impl fmt::Display for Case {
             g.nr_units(),
             self.setup.backend.contiguous,
             self.setup.async_enabled,
-            self.setup.boot
+            self.setup.boot,
+            self.thresholds
         )?;
         for op in &self.ops {
             writeln!(f, "  {op:?}")?;
@@ -182,6 +185,18 @@ pub fn random_setup(random: &mut Random, generation: Generation, large: bool) ->
     }
 }
 
+/// Thresholds that a kernel could have.
+fn random_thresholds(random: &mut Random, g: &Geometry) -> Thresholds {
+    let high = random.below(12) as u32;
+    let unit_slot = Geometry::slot_formula(g.unit_size());
+    Thresholds {
+        empty_pop_pages_low: random.below(u64::from(high) + 1) as u32,
+        empty_pop_pages_high: high,
+        slot_fail_threshold: random.below(u64::from(unit_slot) + 2) as u32,
+        reclaim_divisor: 1 + random.below(16) as u32,
+    }
+}
+
 /// Draws requests of one style.
 #[derive(Clone, Copy, Debug)]
 struct Style {
@@ -254,14 +269,18 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(setup: &Setup) -> Self {
+    fn new(setup: &Setup, thresholds: Thresholds) -> Self {
         let mut engine = Linux::new(setup);
+        let mut naive = Naive::new(setup).expect("rules of a generation");
+        for engine in [&mut engine as &mut dyn Engine, &mut naive] {
+            engine.set_thresholds(thresholds).expect("they were drawn so");
+        }
         if let Some(meter) = engine.meter_mut() {
             meter.set_counting(Counting::Full);
         }
         Pair {
             engine,
-            naive: Naive::new(setup).expect("rules of a generation"),
+            naive,
             live: Vec::new(),
             verify_all: setup.geometry.unit_size().0 / setup.geometry.min_alloc_size().0 <= u64::from(VERIFY_BITS),
             steps: 0,
@@ -353,7 +372,7 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 impl Case {
     /// Runs the whole case: the first difference.
     pub fn run(&self) -> Result<(), Difference> {
-        let mut pair = Pair::new(&self.setup);
+        let mut pair = Pair::new(&self.setup, self.thresholds);
         guarded(|| pair.compare()).map_err(|what| Difference { step: 0, what })?;
         for (step, op) in self.ops.iter().enumerate() {
             guarded(|| pair.step(*op)).map_err(|what| Difference { step, what })?;
@@ -369,8 +388,9 @@ impl Case {
         let setup = random_setup(&mut random, generation, large);
         let g = setup.geometry;
         let mut style = Style::random(&mut random, &g);
-        let mut pair = Pair::new(&setup);
-        let mut case = Case { seed, generation, setup, ops: Vec::new() };
+        let thresholds = if random.one_in(4) { random_thresholds(&mut random, &g) } else { Thresholds::KERNEL };
+        let mut pair = Pair::new(&setup, thresholds);
+        let mut case = Case { seed, generation, setup, thresholds, ops: Vec::new() };
         let mut result = guarded(|| pair.compare());
         while result.is_ok() && case.ops.len() < CASE_OPS {
             if random.one_in(100) {

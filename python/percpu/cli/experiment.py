@@ -42,7 +42,11 @@ def add_machine(parser: Any) -> None:
         help="change requests: align, min_align, size_multiple",
     )
     parser.add_argument(
-        "--policy", nargs="+", default=[], metavar="NAME=VALUE", help="the worker: balance=eager|manual, every=K"
+        "--policy",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="the worker: balance=eager|manual, every=K, or a threshold, e.g. empty_pop_pages_high=8",
     )
 
 

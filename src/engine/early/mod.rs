@@ -55,12 +55,8 @@ use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::{SlotNumbers, Slots};
 use crate::units::{Bytes, Pages};
-use crate::variant::Generation;
+use crate::variant::{Generation, Thresholds};
 
-/// `PCPU_EMPTY_POP_PAGES_LOW`.
-const EMPTY_LOW: i32 = 2;
-/// `PCPU_EMPTY_POP_PAGES_HIGH`.
-const EMPTY_HIGH: i32 = 4;
 /// Failure lines for the life of the system.
 const WARN_LIMIT: u32 = 10;
 
@@ -363,6 +359,7 @@ pub struct Early<S> {
     warn_limit: u32,
     /// Base of the boot area's unit.
     boot_base: u64,
+    thresholds: Thresholds,
     meter: Meter,
 }
 
@@ -389,6 +386,7 @@ impl<S: Space> Early<S> {
             backend: setup.backend.clone(),
             warn_limit: WARN_LIMIT,
             boot_base: 0,
+            thresholds: Thresholds::KERNEL,
             meter: Meter::default(),
         };
         if let Some(boot) = &setup.boot {
@@ -730,6 +728,17 @@ impl<S: Space> Engine for Early<S> {
 
     fn verify(&self) -> Result<(), Violation> {
         Early::verify(self)
+    }
+
+    fn thresholds(&self) -> Option<Thresholds> {
+        Some(self.thresholds)
+    }
+
+    /// Chunks are never sidelined or depopulated.
+    fn set_thresholds(&mut self, thresholds: Thresholds) -> Result<(), ConfigError> {
+        thresholds.check(Geometry::slot_formula(self.geometry.unit_size()))?;
+        self.thresholds = thresholds;
+        Ok(())
     }
 
     fn meter(&self) -> Option<&Meter> {

@@ -2,7 +2,7 @@
 //!
 //! Source: specification 20 sections 3 to 7.
 
-use super::{Area, Bounds, Early, Space, Task, EMPTY_LOW};
+use super::{Area, Bounds, Early, Space, Task};
 use crate::bitmap;
 use crate::cost::{words_of, Counter, Part};
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
@@ -43,7 +43,7 @@ impl<S: Space> Early<S> {
         let nothing = (Bytes(0), 0);
         let granule = self.geometry.min_alloc_size();
         let size = Bytes(request.size.0.next_multiple_of(granule.0));
-        let spare_pages = self.nr_empty_pop_pages - EMPTY_LOW;
+        let spare_pages = self.nr_empty_pop_pages - self.thresholds.empty_pop_pages_low as i32;
         let reserved = request.reserved && self.reserved.is_some();
         if request.sleep != Sleep::Full || reserved || self.balance_pending || spare_pages < 0 {
             return nothing;
@@ -106,7 +106,7 @@ impl<S: Space> Early<S> {
         if !id.is_reserved() {
             self.nr_empty_pop_pages -= area.pages as i32;
         }
-        if self.nr_empty_pop_pages < EMPTY_LOW {
+        if self.nr_empty_pop_pages < self.thresholds.empty_pop_pages_low as i32 {
             self.schedule_balance();
         }
         let cleared = u64::from(task.size) * self.backend.nr_cpus();

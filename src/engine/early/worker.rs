@@ -6,7 +6,7 @@
 //!
 //! Source: specification 21 section 3.
 
-use super::{Early, Space, EMPTY_HIGH};
+use super::{Early, Space};
 use crate::cost::{Counter, Part};
 use crate::request::ChunkId;
 
@@ -51,10 +51,11 @@ impl<S: Space> Early<S> {
     /// Populates pages in the fullest chunks that have room for one, one chunk a list, and returns
     /// how many pages are still wanted; 0 after a failure.
     fn populate_ready<C: Counter>(&mut self, costs: &mut C) -> u32 {
+        let high = self.thresholds.empty_pop_pages_high as i32;
         let want = if std::mem::take(&mut self.atomic_failed) {
-            EMPTY_HIGH
+            high
         } else {
-            (EMPTY_HIGH - self.nr_empty_pop_pages).clamp(0, EMPTY_HIGH)
+            (high - self.nr_empty_pop_pages).clamp(0, high)
         };
         let mut want = want as u32;
         let mut from = self.size_to_slot(self.geometry.page_size());

@@ -12,7 +12,7 @@
 //!
 //! Source: specification 21 sections 3 and 5.
 
-use super::{Linux, EMPTY_HIGH};
+use super::Linux;
 use crate::chunk::mode::with_meter;
 use crate::chunk::Mode;
 use crate::cost::{Counter, Part};
@@ -206,9 +206,9 @@ impl Linux {
     /// How many empty pages are wanted; a failed atomic request is then answered.
     fn pages_wanted(&mut self) -> u32 {
         if std::mem::take(&mut self.atomic_failed) {
-            EMPTY_HIGH as u32
+            self.empty_high() as u32
         } else {
-            (EMPTY_HIGH - self.nr_empty_pop_pages).clamp(0, EMPTY_HIGH) as u32
+            (self.empty_high() - self.nr_empty_pop_pages).clamp(0, self.empty_high()) as u32
         }
     }
 
@@ -434,7 +434,10 @@ impl Linux {
         let chunk = self.chunk(id).expect("a listed chunk exists");
         let mut end = None;
         let mut page = from;
-        if self.ctx.geometry.block_is_page() && chunk.nr_empty_pop_pages > 0 && self.nr_empty_pop_pages >= EMPTY_HIGH {
+        if self.ctx.geometry.block_is_page()
+            && chunk.nr_empty_pop_pages > 0
+            && self.nr_empty_pop_pages >= self.empty_high()
+        {
             // Only populated pages whose blocks may be free can be first.
             page = crate::bitmap::last_both(&chunk.whole, &chunk.populated, (from + 1) as u32)
                 .map_or(-1, |page| page as i32);
@@ -443,7 +446,7 @@ impl Linux {
             if chunk.nr_empty_pop_pages == 0 {
                 return (None, -1, false);
             }
-            if self.nr_empty_pop_pages < EMPTY_HIGH {
+            if self.nr_empty_pop_pages < self.empty_high() {
                 // A range that was being collected stays populated.
                 return (None, -1, true);
             }

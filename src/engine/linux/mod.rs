@@ -48,15 +48,9 @@ use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::{SlotNumbers, Slots};
 use crate::units::{Bits, Bytes};
-use crate::variant::{Generation, Rules};
+use crate::variant::{Generation, Rules, Thresholds};
 use lookup::Lookup;
 
-/// `PCPU_EMPTY_POP_PAGES_LOW`.
-const EMPTY_LOW: i32 = 2;
-/// `PCPU_EMPTY_POP_PAGES_HIGH`.
-const EMPTY_HIGH: i32 = 4;
-/// `PCPU_SLOT_FAIL_THRESHOLD`.
-const FAIL_THRESHOLD: u32 = 3;
 /// Failure lines for the life of the system.
 const WARN_LIMIT: u32 = 10;
 
@@ -71,6 +65,7 @@ pub struct Linux {
     /// log2 of a granule.
     granule_shift: u32,
     pub(crate) numbers: SlotNumbers,
+    pub(crate) thresholds: Thresholds,
     /// By creation number; `None` once destroyed.
     pub(crate) chunks: Vec<Option<Box<Chunk>>>,
     pub(crate) reserved: Option<Box<Chunk>>,
@@ -132,6 +127,7 @@ impl Linux {
             max_request: ctx.geometry.max_request(),
             granule_shift: ctx.geometry.min_alloc_size().0.trailing_zeros(),
             numbers,
+            thresholds: Thresholds::KERNEL,
             chunks: Vec::new(),
             reserved: None,
             first: None,
@@ -347,7 +343,20 @@ impl Linux {
         }
         let own = chunk.nr_empty_pop_pages;
         (chunk.isolated && own > 0)
-            || (self.nr_empty_pop_pages > EMPTY_HIGH + own && own >= (chunk.nr_pages / 4) as i32)
+            || (self.nr_empty_pop_pages > self.empty_high() + own
+                && own >= (chunk.nr_pages / self.thresholds.reclaim_divisor) as i32)
+    }
+
+    /// Empty populated pages below which the worker is scheduled.
+    #[inline(always)]
+    fn empty_low(&self) -> i32 {
+        self.thresholds.empty_pop_pages_low as i32
+    }
+
+    /// Empty populated pages that the worker aims at.
+    #[inline(always)]
+    fn empty_high(&self) -> i32 {
+        self.thresholds.empty_pop_pages_high as i32
     }
 
     fn isolate(&mut self, id: ChunkId) {
@@ -648,6 +657,16 @@ impl Engine for Linux {
 
     fn verify(&self) -> Result<(), Violation> {
         Linux::verify(self)
+    }
+
+    fn thresholds(&self) -> Option<Thresholds> {
+        Some(self.thresholds)
+    }
+
+    fn set_thresholds(&mut self, thresholds: Thresholds) -> Result<(), ConfigError> {
+        thresholds.check(Geometry::slot_formula(self.ctx.geometry.unit_size()))?;
+        self.thresholds = thresholds;
+        Ok(())
     }
 
     fn meter(&self) -> Option<&Meter> {

@@ -2,7 +2,7 @@
 //!
 //! Source: specification 20 sections 3 to 7.
 
-use super::{Linux, EMPTY_LOW, FAIL_THRESHOLD};
+use super::Linux;
 use crate::bitmap;
 use crate::boot_log::{message, INFO, WARNING};
 use crate::chunk::mode::with_meter;
@@ -234,7 +234,7 @@ impl Linux {
             };
         }
         let mut from = self.size_to_slot(task.size);
-        // What each of equal requests is turned down for.
+        // What each of equal requests is turned down for; and by whom, if everything is counted.
         let mut again = Searched::default();
         while let Some(slot) = self.slots.occupied_from(from).filter(|slot| *slot <= self.numbers.free) {
             let mut next = self.slots.head(slot);
@@ -249,7 +249,7 @@ impl Linux {
                         m.tally().repeat(again, run.count - 1);
                         return Search::Found(id, run);
                     }
-                    Err(NoFit::Hints) if m.rules().sideline_failures && slot < FAIL_THRESHOLD => {
+                    Err(NoFit::Hints) if m.rules().sideline_failures && slot < self.thresholds.slot_fail_threshold => {
                         self.slots.push_front(0, id);
                     }
                     Err(_) => again += m.tally().searched() - before,
@@ -271,7 +271,7 @@ impl Linux {
         pop_only: bool,
         most: u32,
     ) -> Result<Run, NoFit> {
-        let spare = self.nr_empty_pop_pages - EMPTY_LOW;
+        let spare = self.nr_empty_pop_pages - self.empty_low();
         // Scheduled already, it cannot be scheduled again.
         let spare = if self.balance_pending { i32::MAX } else { spare };
         let chunk = self.chunk_mut(id);
@@ -402,7 +402,7 @@ impl Linux {
     pub(super) fn finish<M: Mode>(&mut self, m: M, id: ChunkId, task: &Task, off: Bits) -> Outcome {
         let cleared = task.size.0 * self.backend.nr_cpus();
         m.tally().count(|costs| costs.cleared_bytes += cleared);
-        if self.nr_empty_pop_pages < EMPTY_LOW {
+        if self.nr_empty_pop_pages < self.empty_low() {
             self.schedule_balance();
         }
         Outcome::Placed { chunk: id, off: Bytes(u64::from(off.0) << m.granule_shift()) }

@@ -88,7 +88,9 @@ impl Linux {
         for (id, chunk) in self.numbered().filter(|(_, chunk)| !chunk.isolated) {
             let list = self.slots.slot_of(id).unwrap_or(u32::MAX);
             let own = self.chunk_slot(chunk);
-            let moved_away = list == 0 && self.ctx.rules.sideline_failures && (own == 1 || own == 2);
+            let moved_away = list == 0
+                && self.ctx.rules.sideline_failures
+                && (1..self.thresholds.slot_fail_threshold).contains(&own);
             ensure_invariant!(
                 list == own || moved_away,
                 "S3-list-is-slot",

@@ -40,12 +40,12 @@ use crate::backend::Backend;
 use crate::block::Block;
 use crate::cost::Costs;
 use crate::engine::{ChunkView, Engine, Setup, Stats, Totals};
-use crate::error::{RequestError, Violation};
+use crate::error::{ConfigError, RequestError, Violation};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
 use crate::units::{Bytes, Pages};
-use crate::variant::{Generation, Rules};
+use crate::variant::{Generation, Rules, Thresholds};
 use chunk::{Chunk, Sizes};
 use hints::Md;
 
@@ -83,6 +83,7 @@ pub struct Naive {
     warnings_left: u32,
     warn_atomic: bool,
     boot_base: u64,
+    thresholds: Thresholds,
     /// Work of the operations so far; that of the one that runs is in the chunks.
     costs: Costs,
 }
@@ -141,6 +142,7 @@ impl Naive {
             warnings_left: 10,
             warn_atomic: setup.warn_atomic,
             boot_base: 0,
+            thresholds: Thresholds::KERNEL,
             costs: Costs::ZERO,
         };
         if let Some(boot) = &setup.boot {
@@ -480,6 +482,15 @@ impl Engine for Naive {
                 chunk.free_bytes
             );
         }
+        Ok(())
+    }
+
+    fn thresholds(&self) -> Option<Thresholds> {
+        Some(self.thresholds)
+    }
+
+    fn set_thresholds(&mut self, thresholds: Thresholds) -> Result<(), ConfigError> {
+        self.thresholds = thresholds;
         Ok(())
     }
 

@@ -82,7 +82,7 @@ impl Naive {
                         }
                         Ok(None) => {}
                         Err(()) => {
-                            if self.gen != Gen::V4_14 && s < 3 {
+                            if self.gen != Gen::V4_14 && s < self.thresholds.slot_fail_threshold as usize {
                                 self.push_front(0, id);
                             }
                         }
@@ -144,7 +144,7 @@ impl Naive {
             }
         }
         self.costs.cleared_bytes += size as u64 * self.backend.nr_cpus();
-        if self.nr_empty < 2 {
+        if self.nr_empty < i64::from(self.thresholds.empty_pop_pages_low) {
             self.schedule();
         }
         Ok((id, off))
@@ -199,6 +199,8 @@ impl Naive {
             return false;
         }
         let own = chunk.nr_empty;
-        (chunk.isolated && own > 0) || (self.nr_empty > 4 + own && own >= chunk.nr_pages() / 4)
+        let high = i64::from(self.thresholds.empty_pop_pages_high);
+        let enough = chunk.nr_pages() / i64::from(self.thresholds.reclaim_divisor);
+        (chunk.isolated && own > 0) || (self.nr_empty > high + own && own >= enough)
     }
 }

@@ -68,7 +68,7 @@ impl Naive {
                 if chunk.nr_empty == 0 {
                     break;
                 }
-                if self.nr_empty < 4 {
+                if self.nr_empty < i64::from(self.thresholds.empty_pop_pages_high) {
                     reintegrate = true;
                     break;
                 }
@@ -113,7 +113,8 @@ impl Naive {
     fn populate(&mut self) {
         let page = self.geometry.page_size().0 as i64;
         loop {
-            let mut want = if self.atomic_failed { 4 } else { (4 - self.nr_empty).clamp(0, 4) };
+            let high = i64::from(self.thresholds.empty_pop_pages_high);
+            let mut want = if self.atomic_failed { high } else { (high - self.nr_empty).clamp(0, high) };
             self.atomic_failed = false;
             for s in self.slot(page)..=self.free_slot {
                 if want == 0 {
