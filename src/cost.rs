@@ -11,7 +11,7 @@
 //! engine code, generic over C: Counter
 //!   Off      nothing: every call is empty and vanishes
 //!   Costs    the cheap counters                       Counting::Totals, the default
-//!   Full     these, and the two that need a search    Counting::Full
+//!   Full     these, and those that need a search      Counting::Full
 //!            or a set of what was touched
 //! ```
 //!
@@ -30,7 +30,7 @@
 //! # Cost
 //!
 //! `Off` none. `Totals` some additions for each search. `Full` a sort of the stretches an operation has
-//! touched, and a search of each chunk that was rejected.
+//! touched, and a search of each chunk that was rejected or not looked at.
 //!
 //! # Source
 //!
@@ -102,6 +102,7 @@ counters! {
     blocks_visited, "blocks", false, "block records that walks over blocks look at";
     chunks_visited, "chunks", false, "chunks that requests look at";
     chunks_rejected_with_fit, "chunks", true, "chunks that requests reject although a place for them exists there";
+    chunks_unseen_with_fit, "chunks", true, "chunks that requests which find nothing did not look at although a place for them exists there";
     block_refreshes, "refreshes", false, "times that the hints of a block are recomputed from its map";
     chunk_refreshes, "refreshes", false, "times that the hint of a chunk is recomputed from its blocks";
     hints_broken, "hints", false, "hints of blocks and chunks that allocations make untrue";
@@ -127,6 +128,7 @@ impl Costs {
     /// The same without the counters that only [`Counting::Full`] has.
     pub fn without_full(mut self) -> Costs {
         self.chunks_rejected_with_fit = 0;
+        self.chunks_unseen_with_fit = 0;
         self.cache_lines = 0;
         self
     }
@@ -524,7 +526,7 @@ mod tests {
         let named: Vec<_> = named.filter(|(_, value)| *value > 0).collect();
         assert_eq!(named, [("words_read", 1), ("chunks_created", 7)]);
         assert_eq!((costs + costs) - costs, costs);
-        assert!(TABLE.iter().filter(|about| about.full_only).count() == 2);
+        assert!(TABLE.iter().filter(|about| about.full_only).count() == 3);
     }
 
     #[test]

@@ -161,8 +161,8 @@ def compare(
     timing : bool, optional
         Measure times. Everything else is the same on every machine and in every run.
     costs : {"totals", "full", "off"}, optional
-        Which counts of work: all that need no work of their own, all of them (slower: ``cost_cache_lines`` and
-        ``cost_chunks_rejected_with_fit`` come in), or none.
+        Which counts of work: all that need no work of their own, all of them (slower: ``cost_cache_lines``,
+        ``cost_chunks_rejected_with_fit`` and ``cost_chunks_unseen_with_fit`` come in), or none.
     sample_every : int, optional
         Steps between two samples of the timeline; 0 for none.
 

@@ -18,8 +18,8 @@ def allocator(engine: str = "areamap", **more: object) -> pc.Allocator:
 def test_counters_are_a_table() -> None:
     table = pc.counters()
     assert table.keys() == ["name", "unit", "text", "full_only"]
-    assert len(set(table.name.tolist())) == len(table) == 14
-    assert table[table.full_only].name.tolist() == ["chunks_rejected_with_fit", "cache_lines"]
+    assert len(set(table.name.tolist())) == len(table) == 15
+    assert table[table.full_only].name.tolist() == ["chunks_rejected_with_fit", "chunks_unseen_with_fit", "cache_lines"]
 
 
 @pytest.mark.parametrize("engine", ["cpu_alloc-2008", "areamap", "rfc-v1", "linux-4.14", "linux-5.2", "linux-5.14"])

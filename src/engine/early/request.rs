@@ -203,6 +203,7 @@ impl<S: Space> Early<S> {
 
     /// Walks the lists, from the beginning again after a chunk has got more room for records.
     fn search<C: Counter>(&mut self, task: &Task, costs: &mut C) -> Result<Option<(ChunkId, Area)>, Reason> {
+        let mut visited = Vec::new();
         'restart: loop {
             let mut from = self.size_to_slot(Bytes(u64::from(task.size)));
             while let Some(slot) = self.slots.occupied_from(from) {
@@ -212,6 +213,9 @@ impl<S: Space> Early<S> {
                     // that followed it before.
                     next = self.slots.next(id);
                     self.visit(id, costs);
+                    if C::FULL {
+                        visited.push(id);
+                    }
                     if !self.existing(id).space.may_fit(&self.geometry, task.size) {
                         self.reject(id, task, costs);
                         continue;
@@ -232,6 +236,12 @@ impl<S: Space> Early<S> {
                     }
                 }
                 from = slot + 1;
+            }
+            if C::FULL {
+                let g = &self.geometry;
+                let unseen = self.numbered().filter(|(id, _)| !visited.contains(id));
+                let with_fit = unseen.filter(|(_, entry)| entry.space.has_place(g, &entry.pages, task)).count() as u64;
+                costs.count(|costs| costs.chunks_unseen_with_fit += with_fit);
             }
             return Ok(None);
         }

@@ -236,10 +236,14 @@ impl Linux {
         let mut from = self.size_to_slot(task.size);
         // What each of equal requests is turned down for; and by whom, if everything is counted.
         let mut again = Searched::default();
+        let mut visited = Vec::new();
         while let Some(slot) = self.slots.occupied_from(from).filter(|slot| *slot <= self.numbers.free) {
             let mut next = self.slots.head(slot);
             while let Some(id) = next {
                 next = self.slots.next(id);
+                if M::Tally::FULL {
+                    visited.push(id);
+                }
                 let before = m.tally().searched();
                 match self.take_area(m, id, bits, align, task.atomic, most) {
                     Ok(run) => {
@@ -256,6 +260,12 @@ impl Linux {
                 }
             }
             from = slot + 1;
+        }
+        if M::Tally::FULL {
+            let unseen = self.chunk_ids().filter(|id| !id.is_reserved() && !visited.contains(id));
+            let has_place = |id| self.chunk(id).is_some_and(|chunk| chunk.has_place(m, bits, align, task.atomic));
+            let with_fit = unseen.filter(|id| has_place(*id)).count() as u64;
+            m.tally().count(|costs| costs.chunks_unseen_with_fit += with_fit);
         }
         Search::Nothing
     }

@@ -65,14 +65,17 @@ impl Naive {
 
     /// 20 section 4. Sizes in bytes, also the place.
     fn find(&mut self, size: i64, align: i64, atomic: bool, reserved: bool) -> Result<(u32, i64), Reason> {
+        let m = self.sizes.m;
         if reserved {
             let off = self.alloc_in(RESERVED, size, align, atomic).ok().flatten().ok_or(Reason::ReservedFull)?;
             return self.found(RESERVED, off, size, atomic);
         }
         for _ in 0..4 {
+            let mut visited = Vec::new();
             for s in self.slot(size)..=self.free_slot {
                 // Nothing but the chunk itself leaves the list during the walk.
                 for id in self.lists[s].clone() {
+                    visited.push(id);
                     match self.alloc_in(id, size, align, atomic) {
                         Ok(Some(off)) => {
                             if self.get(id).isolated {
@@ -88,6 +91,11 @@ impl Naive {
                         }
                     }
                 }
+            }
+            for (id, chunk) in self.chunks.iter().enumerate() {
+                let unseen = chunk.as_ref().filter(|_| !visited.contains(&(id as u32)));
+                let has_place = unseen.is_some_and(|chunk| chunk.has_place(size / m, align / m, atomic));
+                self.costs.chunks_unseen_with_fit += u64::from(has_place);
             }
             if atomic {
                 return Err(Reason::NoSpace);
