@@ -52,6 +52,18 @@ def test_compare(capsys, tmp_path):
     assert picture.stat().st_size > 1000
 
 
+def test_compare_prints_costs(capsys):
+    what = ["compare", "--workload", "objects", "--set", "n=300", "--kernels", "4.13", "6.12", "--costs", "full"]
+    code, out, _ = run(capsys, *what)
+    assert code == 0
+    assert "entries_moved" in out
+    assert "cache_lines" in out
+    assert "_ns" not in out
+    code, out, _ = run(capsys, *what, "--json")
+    expected = pc.compare(pc.workloads.objects(300), kernels=["4.13", "6.12"], costs="full", timing=False)
+    assert json.loads(out) == list(expected.rows())
+
+
 def test_compare_errors(capsys):
     code, out, err = run(capsys, "compare", "--workload", "objects", "--json")
     assert (code, out) == (1, "")
