@@ -138,7 +138,7 @@ pub(super) fn words_of_free<M: Mode>(
 /// The same for the first `taken` areas of a place, freed one after the other: the known largest run of the block, which ends at
 /// `edge`, reaches up to each, and with the last one up to bit `to`.
 #[inline(always)]
-pub(super) fn words_of_grown<M: Mode>(m: M, nr_bits: u32, edge: u32, place: Place, taken: u32, to: u32) -> u64 {
+pub(super) fn words_of_grown<M: Mode>(_: M, nr_bits: u32, edge: u32, place: Place, taken: u32, to: u32) -> u64 {
     if !M::Tally::ON {
         return 0;
     }

@@ -445,7 +445,6 @@ impl Chunk {
                 md.offer_contig(base as i32 + from, block.contig_hint);
             }
         }
-        m.tally().count(|costs| costs.words_read += u64::from(words));
         m.tally().count(|costs| costs.words_read += words);
         if count > 0 {
             if left_free != block.left_free {
