@@ -5,3 +5,5 @@
 //! Each question is a module that reads what there is (a log, a state, a trace) and changes nothing.
 
 pub mod explain;
+pub mod owners;
+pub mod symbols;

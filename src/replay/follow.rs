@@ -42,7 +42,7 @@ mod result;
 mod tests;
 
 pub use facts::{BootArea, StatsFacts};
-pub use model::{ChunkFacts, Fate, Object, Origin, Outcome, NEVER};
+pub use model::{Change, ChunkFacts, Fate, Object, Origin, Outcome, NEVER};
 pub use result::{Cell, Follow, Share, Totals, Unseen};
 
 use std::collections::HashMap;
@@ -96,6 +96,9 @@ impl Default for Options {
     }
 }
 
+/// Hears of the changes of an event, with the follower as it is right after it.
+pub type Tell<'a> = dyn FnMut(&Follower, &Change) + 'a;
+
 /// Reads a trace block by block.
 #[derive(Clone, Debug)]
 pub struct Follower {
@@ -122,6 +125,9 @@ pub struct Follower {
     delta: Option<u64>,
     /// Event of the last loss.
     last_loss: Option<u64>,
+    /// What the event did to areas; gathered only while somebody is told.
+    changes: Vec<Change>,
+    telling: bool,
     sampler: Sampler<4>,
     event: u64,
     first_time: u64,
@@ -175,6 +181,8 @@ impl Follower {
             first_illegal: None,
             delta: None,
             last_loss: None,
+            changes: Vec::new(),
+            telling: false,
             sampler: Sampler::new(options.sample_every),
             event: 0,
             first_time: 0,
@@ -192,6 +200,17 @@ impl Follower {
     /// Reads the next events. `go_on` is asked now and then with the number of events read so far, and ends the
     /// replay by saying no: then the answer is false.
     pub fn read(&mut self, trace: &Trace, go_on: &mut dyn FnMut(u64) -> bool) -> bool {
+        self.read_with(trace, go_on, None)
+    }
+
+    /// As [`Self::read`]; `tell` hears of every change of an area, with the follower as it is right after the event.
+    pub fn read_with(
+        &mut self,
+        trace: &Trace,
+        go_on: &mut dyn FnMut(u64) -> bool,
+        mut tell: Option<&mut Tell<'_>>,
+    ) -> bool {
+        self.telling = tell.is_some();
         let columns = trace.columns();
         if self.event == 0 {
             (self.clock, self.first_time) = (trace.clock(), columns.time.first().copied().unwrap_or(0));
@@ -208,6 +227,14 @@ impl Follower {
             }
             self.time = columns.time[index];
             let outcome = self.step(&columns, &mut names, index);
+            if !self.changes.is_empty() {
+                let mut changes = std::mem::take(&mut self.changes);
+                if let Some(tell) = &mut tell {
+                    changes.iter().for_each(|change| tell(self, change));
+                }
+                changes.clear();
+                self.changes = changes;
+            }
             self.by_outcome[outcome as usize] += 1;
             if outcome.illegal() && self.first_illegal.is_none() {
                 self.first_illegal = Some((self.event, columns.line[index], outcome));
@@ -223,6 +250,33 @@ impl Follower {
             );
         }
         true
+    }
+
+    /// The event that was read last, while it is told; else how many were read.
+    pub fn event(&self) -> u64 {
+        self.event
+    }
+
+    /// Time of the last event.
+    pub fn time(&self) -> u64 {
+        self.time
+    }
+
+    /// Call sites so far.
+    pub fn sites(&self) -> &[String] {
+        &self.sites
+    }
+
+    /// Chunks so far, in the order of first appearance.
+    pub fn chunks(&self) -> &[ChunkFacts] {
+        &self.chunks
+    }
+
+    #[inline]
+    fn tell(&mut self, change: Change) {
+        if self.telling {
+            self.changes.push(change);
+        }
     }
 
     #[inline]
@@ -372,6 +426,7 @@ impl Follower {
             died: NEVER,
         });
         self.occupancy.place(chunk, from, to, number);
+        self.tell(Change::Placed(self.objects[number as usize]));
         let facts = &mut self.chunks[chunk as usize];
         facts.end = facts.end.max(to);
         facts.nr_live += 1;
@@ -455,6 +510,8 @@ impl Follower {
         let object = &mut self.objects[number as usize];
         let (chunk, off, size) = (object.chunk, object.off, object.size);
         (object.fate, object.died) = (fate, self.event);
+        let ended = *object;
+        self.tell(Change::Ended(ended));
         if !self.options.history {
             self.unused.push(number);
         }
@@ -524,6 +581,7 @@ impl Follower {
         } else {
             self.totals.nr_freed_lost += 1;
         }
+        self.tell(Change::FreedPrior { chunk, off: at });
         if !self.options.history {
             return;
         }
@@ -578,6 +636,7 @@ impl Follower {
             self.end_object(number, Fate::Replaced);
         }
         self.occupancy.drop_chunk(chunk);
+        self.tell(Change::ChunkEnded(chunk));
         let facts = &mut self.chunks[chunk as usize];
         facts.destroyed = self.event;
         self.by_base.remove(&facts.base);

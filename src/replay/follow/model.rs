@@ -172,6 +172,24 @@ impl Object {
     }
 }
 
+/// What an event did to an area, as it is told to who reads along.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// An area was placed.
+    Placed(Object),
+    /// An area that the trace placed ended; `died` and `fate` say when and how.
+    Ended(Object),
+    /// An area was freed that the trace does not show being allocated.
+    FreedPrior {
+        /// Index of its chunk.
+        chunk: u32,
+        /// From the chunk's base, in granules.
+        off: u32,
+    },
+    /// A chunk went away, after the areas in it.
+    ChunkEnded(u32),
+}
+
 /// A chunk, from its first event on. A base that is made again is another chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChunkFacts {
