@@ -8,6 +8,8 @@ from percpu._core import NULL, __version__
 from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
 from percpu.answers.cost import cost
 from percpu.answers.explain import Explained, Explanation, explain
+from percpu.answers.owners import Owners, owners
+from percpu.answers.owners_compare import OwnersComparison, compare_owners
 from percpu.compare import Comparison, compare
 from percpu.costs import counters
 from percpu.errors import (
@@ -24,6 +26,7 @@ from percpu.errors import (
     TraceError,
     VerifyError,
 )
+from percpu.kallsyms import Kallsyms, read_kallsyms
 from percpu.layout import (
     MACHINES,
     FirstChunkLayout,
@@ -65,9 +68,12 @@ __all__ = [
     "InvalidAddress",
     "InvalidFree",
     "InvalidRequest",
+    "Kallsyms",
     "LayoutError",
     "LayoutExplanation",
     "NotKept",
+    "Owners",
+    "OwnersComparison",
     "PercpuError",
     "PercpuStats",
     "PlacedAreas",
@@ -89,6 +95,7 @@ __all__ = [
     "architectures",
     "bpftrace_program",
     "compare",
+    "compare_owners",
     "compare_stats",
     "cost",
     "counters",
@@ -98,6 +105,8 @@ __all__ = [
     "iter_trace",
     "kernels",
     "layout_sweep",
+    "owners",
+    "read_kallsyms",
     "read_percpu_stats",
     "read_trace",
     "record",

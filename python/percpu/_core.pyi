@@ -14,6 +14,7 @@ __all__ = [
     "MESSAGE_KINDS",
     "NULL",
     "OUTCOMES",
+    "OWNERS_BY",
     "REASONS",
     "RESERVED",
     "Allocator",
@@ -23,11 +24,13 @@ __all__ = [
     "FirstChunkLayout",
     "Follow",
     "Judge",
+    "Owners",
     "PercpuStats",
     "Replay",
     "Rerun",
     "Source",
     "Steps",
+    "Symbols",
     "Trace",
     "TraceReader",
     "TraceSummary",
@@ -44,6 +47,7 @@ __all__ = [
     "follow",
     "follow_blocks",
     "kernels",
+    "owners",
     "parse_boot_log",
     "preset_of",
     "procedures",
@@ -73,6 +77,8 @@ COSTS: Final[tuple[tuple[str, str, str, bool], ...]]
 THRESHOLDS: Final[tuple[tuple[str, int], ...]]
 # Names of the codes in the column `outcome` of a trace that was followed.
 OUTCOMES: Final[tuple[str, ...]]
+# What areas can be grouped by in `owners`.
+OWNERS_BY: Final[tuple[str, ...]]
 # Names of the codes in the column `kind` of a trace.
 EVENT_KINDS: Final[tuple[str, ...]]
 
@@ -175,6 +181,23 @@ def follow_blocks(
     sample_every: int,
     progress: Callable[[int], Any] | None,
 ) -> Follow: ...
+
+# Follows a trace, whole (one block) or in blocks, and tells owners apart. by: index in OWNERS_BY. prior: base address,
+# offset and size of the areas that were live before, bytes. The others as of `follow`.
+def owners(
+    blocks: Iterator[Trace],
+    whole: bool,
+    by: int,
+    prior: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]] | None,
+    symbols: Symbols | None,
+    unit_size: int | None,
+    granule: int,
+    boot: tuple[int, int, int] | None,
+    page_size: int,
+    stats: str | None,
+    stats_end: str | None,
+    progress: Callable[[int], Any] | None,
+) -> tuple[Follow, Owners]: ...
 
 # (name, summary, parameters, phases) of each workload; a parameter is (name, "number", "list" or "word", default or
 # None, the words, meaning).
@@ -450,6 +473,14 @@ class Allocator:
     def verify(self) -> None: ...
 
 @final
+class Symbols:
+    # Address, name, module (empty for the kernel itself) of each function, in any order.
+    def __new__(cls, functions: list[tuple[int, str, str]]) -> Self: ...
+    def __len__(self) -> int: ...
+    # A call site in full, or as it is.
+    def resolve(self, text: str) -> str: ...
+
+@final
 class Trace:
     def __len__(self) -> int: ...
     # Columns by name, each (n,), and for those with gaps where a value is missing: kind uint8, time_ns uint64, line
@@ -593,6 +624,28 @@ class Follow:
     def cells(self, chunk: int) -> NDArray[np.uint8]: ...
     # As of Replay, with live_bytes, nr_live, nr_chunks, nr_freed_prior.
     def timeline(self) -> dict[str, NDArray[Any]]: ...
+
+@final
+class Owners:
+    # One row a group, the first of what was there before: nr_alloc, nr_atomic, alloc_bytes, nr_free, nr_live,
+    # live_bytes, peak_bytes, nr_peak, peak_event, peak_time_ns uint64; mean_life_events, mean_life_ns float64 (NaN
+    # without frees).
+    def groups(self) -> dict[str, NDArray[Any]]: ...
+    # All groups together: nr_alloc, nr_free, nr_live, live_bytes, peak_bytes, nr_peak, peak_event, peak_time_ns.
+    def total(self) -> dict[str, int]: ...
+    # Names of the groups; empty where there is no call site, and by size and chunk.
+    def names(self) -> list[str]: ...
+    # Bytes of a granule.
+    def granule(self) -> int: ...
+    # Group by call site plus one (0: none), by size in granules or by chunk; 2^32 - 1 where there is none.
+    def group_of(self) -> NDArray[np.uint32]: ...
+    # One element a sample: event (up to its end), time_ns uint64; one a change: entry_sample, entry_group uint32,
+    # entry_bytes uint64.
+    def course(self) -> dict[str, NDArray[Any]]: ...
+    # base_addr, off_bytes, size_bytes uint64 of what is left of `prior`.
+    def prior(self) -> dict[str, NDArray[np.uint64]] | None: ...
+    # max_cpu (None: no CPU known), quotients (least and largest of bytes_alloc / size, None without), nr_odd, wide.
+    def factor(self) -> dict[str, Any]: ...
 
 @final
 class PercpuStats:

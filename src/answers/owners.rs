@@ -152,7 +152,7 @@ pub struct Factor {
     pub quotients: Option<(u64, u64)>,
     /// Requests whose quotient is none.
     pub nr_odd: u64,
-    /// Some chunk lies above 4 GiB: a machine with words of 64 bits, if pointers are not hashed.
+    /// Some chunk lies above 4 GiB, or pointers are hashed: a machine with words of 64 bits.
     pub wide: bool,
 }
 
@@ -238,7 +238,8 @@ impl Tally {
     fn learn_factor(&mut self, trace: &Trace) {
         let columns = trace.columns();
         let factor = &mut self.factor;
-        factor.wide |= !trace.hashed() && trace.bases().iter().any(|base| base >> 32 != 0);
+        // Hashes of 32 bits are not told from addresses.
+        factor.wide |= trace.hashed() || trace.bases().iter().any(|base| base >> 32 != 0);
         for (index, kind) in columns.kind.iter().enumerate() {
             if columns.cpu[index] != NO_CPU {
                 factor.max_cpu = factor.max_cpu.max(Some(columns.cpu[index]));

@@ -55,6 +55,16 @@ impl Symbols {
         Self { functions, by_name }
     }
 
+    /// Functions, one for each address.
+    pub fn len(&self) -> usize {
+        self.functions.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
     /// Bytes from a function to the next one, if that is near enough to be its size.
     fn size(&self, index: usize) -> Option<u64> {
         let next = self.functions.get(index + 1)?.0;

@@ -16,7 +16,7 @@ use crate::units::Bytes;
 /// What came of following a trace.
 #[pyclass(frozen, module = "percpu._core")]
 pub struct Follow {
-    inner: core::Follow,
+    pub(super) inner: core::Follow,
 }
 
 fn add_share(d: &Bound<'_, PyDict>, share: &Share) -> PyResult<()> {
@@ -151,21 +151,21 @@ fn known(event: u64) -> u64 {
 }
 
 /// Offset of the first chunk's base in the unit, hidden bytes before what it serves, and their number.
-type Boot = (u64, u64, u64);
+pub(super) type Boot = (u64, u64, u64);
 
-/// What the two functions below are told beside the trace.
-struct Given<'a> {
-    unit_size: Option<u64>,
-    granule: u64,
-    boot: Option<Boot>,
-    page_size: u64,
-    stats: Option<&'a str>,
-    stats_end: Option<&'a str>,
-    sample_every: u64,
+/// What is told beside the trace.
+pub(super) struct Given<'a> {
+    pub unit_size: Option<u64>,
+    pub granule: u64,
+    pub boot: Option<Boot>,
+    pub page_size: u64,
+    pub stats: Option<&'a str>,
+    pub stats_end: Option<&'a str>,
+    pub sample_every: u64,
 }
 
 impl Given<'_> {
-    fn options(&self, py: Python<'_>, history: bool) -> PyResult<Options> {
+    pub fn options(&self, py: Python<'_>, history: bool) -> PyResult<Options> {
         let read = |text: Option<&str>| -> PyResult<Option<PercpuStats>> {
             text.map(read_percpu_stats).transpose().map_err(|error| errors::trace_error(py, &error))
         };

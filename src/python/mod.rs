@@ -19,6 +19,7 @@ mod explain;
 mod follow;
 mod layout;
 mod machines;
+mod owners;
 mod replay;
 mod stats;
 mod sweep;
@@ -48,6 +49,8 @@ mod _core {
     use super::layout::FirstChunkLayout;
     #[pymodule_export]
     use super::machines::{architectures, parse_boot_log, preset_of, recover_boot_log, search_of, sweep_machines};
+    #[pymodule_export]
+    use super::owners::{owners, Owners, Symbols};
     #[pymodule_export]
     use super::replay::{closed_world, replay, rerun, rerun_blocks, Replay, Rerun};
     #[pymodule_export]
@@ -79,6 +82,7 @@ mod _core {
         m.add("THRESHOLDS", PyTuple::new(py, Thresholds::KERNEL.named())?)?;
         let outcomes = crate::replay::follow::Outcome::ALL.iter().map(|outcome| outcome.name());
         m.add("OUTCOMES", PyTuple::new(py, outcomes)?)?;
+        m.add("OWNERS_BY", PyTuple::new(py, crate::answers::owners::By::ALL.iter().map(|(name, _)| *name))?)?;
         m.add("MESSAGE_KINDS", PyTuple::new(py, crate::answers::explain::KINDS)?)?;
         m.add("EVENT_KINDS", PyTuple::new(py, crate::trace::Kind::ALL.iter().map(|kind| kind.name()))?)
     }

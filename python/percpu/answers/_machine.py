@@ -1,0 +1,204 @@
+"""What a capture and what comes with it tell of the machine: its possible CPUs, and what was live before."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from percpu._checks import integer
+from percpu.allocator import Allocator, Chunk
+from percpu.errors import InvalidRequest, NotKept
+from percpu.layout import FirstChunkLayout
+from percpu.stats import read_text
+
+__all__ = ["Cpus", "live_areas", "meminfo_bytes", "possible_cpus"]
+
+_HEAD_BYTES = 4096
+_POSSIBLE = re.compile(rb"^# kernel=.* possible_cpus=([0-9,-]{1,1000})", re.MULTILINE)
+
+
+class Cpus(NamedTuple):
+    """How many CPUs are possible, and how that is known.
+
+    Attributes
+    ----------
+    number : int or None
+        The best answer; None if nothing tells it.
+    least, most : int or None
+        Where it may differ from that; None = no limit.
+    source : str
+        In words.
+    """
+
+    number: int | None
+    least: int | None
+    most: int | None
+    source: str
+
+
+def possible_cpus(
+    given: int | None,
+    layout: FirstChunkLayout | None,
+    allocator: Allocator | None,
+    path: str | os.PathLike[str] | None,
+    geometry: dict[str, Any] | None,
+    factor: dict[str, Any],
+) -> Cpus:
+    """Find out how many CPUs are possible.
+
+    Parameters
+    ----------
+    given : int or None
+        What the user says.
+    layout, allocator : optional
+        Of that machine.
+    path : path, optional
+        The file of the capture: the head that `percpu record` writes has the number.
+    geometry : dict, optional
+        What a Parquet file says of the machine.
+    factor : dict
+        ``max_cpu``, ``quotients`` (least and largest of ``bytes_alloc`` over size), ``wide``: what the events say.
+
+    Returns
+    -------
+    Cpus
+
+    Notes
+    -----
+    ``bytes_alloc`` is the size times the possible CPUs, and twice the size more where memory cgroups are built in (once
+    with words of 32 bits), spec 40 section 6. Events of a CPU above what is left after that rule it out.
+    """
+    if given is not None:
+        number = integer("cpus", given, 1, 1 << 20)
+        return Cpus(number, number, number, "as given")
+    if layout is not None:
+        number = layout.topology.nr_cpus
+        return Cpus(number, number, number, "of the layout")
+    if allocator is not None:
+        number = int(allocator._core.config().get("nr_cpus") or allocator.nr_units)
+        return Cpus(number, number, number, "of the start state")
+    number = _of_head(path)
+    if number:
+        return Cpus(number, number, number, "as the head of the capture says")
+    seen = 0 if factor["max_cpu"] is None else factor["max_cpu"] + 1
+    if factor["quotients"] is not None and factor["quotients"][0] == factor["quotients"][1]:
+        return _of_quotient(factor["quotients"][0], seen, 2 if factor["wide"] else 1)
+    units = (geometry or {}).get("nr_units")
+    if isinstance(units, int) and units > 0:
+        return Cpus(units, seen or None, units, "units of the machine that the file describes, holes counted")
+    text = "not known: the capture does not tell it"
+    if factor["quotients"] is not None:
+        low, high = factor["quotients"]
+        text = f"not known: bytes_alloc is {low} to {high} times the size, which one machine does not write"
+    return Cpus(None, seen or None, None, text)
+
+
+def _of_quotient(times: int, seen: int, extra: int) -> Cpus:
+    if times - extra < max(seen, 1):
+        why = f", and CPU {seen - 1} wrote events" if 0 < times - extra < seen else ""
+        return Cpus(times, times, times, f"bytes_alloc is {times} times the size{why}")
+    text = (
+        f"bytes_alloc is {times} times the size: {times - extra} with memory cgroups built in, as nearly all kernels "
+        f"have them, {times} without"
+    )
+    return Cpus(times - extra, times - extra, times, text)
+
+
+def _of_head(path: str | os.PathLike[str] | None) -> int:
+    """Possible CPUs by the comment lines of `percpu record`; 0 if there are none."""
+    if path is None or os.fspath(path) == "-":
+        return 0
+    try:
+        with Path(path).open("rb") as file, gzip.GzipFile(fileobj=file) as text:
+            data = (text if file.peek(2)[:2] == b"\x1f\x8b" else file).read(_HEAD_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return 0
+    found = _POSSIBLE.search(data)
+    if found is None:
+        return 0
+    ranges = [part.partition(b"-") for part in found[1].split(b",")]
+    try:
+        return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+    except ValueError:
+        return 0
+
+
+def live_areas(allocator: Allocator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the live areas of an allocator.
+
+    Parameters
+    ----------
+    allocator : Allocator
+        With maps: any engine from 4.14 on.
+
+    Returns
+    -------
+    tuple of three (n,) uint64 array
+        Base address of the chunk, offset from it and size, bytes.
+
+    Raises
+    ------
+    InvalidRequest
+        If the engine keeps no such maps.
+    """
+    own = allocator.reserved_chunk
+    chunks = [*([own] if own is not None else []), *allocator.chunks.values()]
+    parts = [_areas_of(chunk) for chunk in chunks]
+    bases = [np.full(len(off), chunk.base_addr, dtype=np.uint64) for chunk, (off, _) in zip(chunks, parts, strict=True)]
+    empty = np.zeros(0, dtype=np.uint64)
+    return (
+        np.concatenate([empty, *bases]),
+        np.concatenate([empty, *(off for off, _ in parts)]),
+        np.concatenate([empty, *(size for _, size in parts)]),
+    )
+
+
+def _areas_of(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and sizes of the areas of a chunk, bytes."""
+    try:
+        used, bound = chunk.alloc_map, chunk.bound_map
+    except NotKept as error:
+        raise InvalidRequest(f"state: {error}", parameter="state") from None
+    granule = chunk.min_alloc_size
+    served = np.zeros(len(used), dtype=bool)
+    served[chunk.start_offset // granule : len(used) - chunk.end_offset // granule] = True
+    starts = np.flatnonzero(used & bound[: len(used)] & served)
+    # An area ends at the next boundary, at free space (where boundaries are stale), or where the chunk does.
+    stops = np.flatnonzero(np.concatenate((bound[: len(used)] | ~(used & served), [True])))
+    ends = stops[np.searchsorted(stops, starts, side="right")]
+    return (starts * granule).astype(np.uint64), ((ends - starts) * granule).astype(np.uint64)
+
+
+def meminfo_bytes(meminfo: Any) -> int | None:
+    """Populated bytes of all units, by ``Percpu:`` of ``/proc/meminfo``.
+
+    Parameters
+    ----------
+    meminfo : None, int, str or path
+        KiB, the text, a line of it, or the path of a file with it.
+
+    Returns
+    -------
+    int or None
+
+    Raises
+    ------
+    InvalidRequest
+        If there is no such line.
+    """
+    if meminfo is None:
+        return None
+    if not isinstance(meminfo, (str, os.PathLike)):
+        return integer("meminfo", meminfo, 0, 1 << 50) << 10
+    text = meminfo if isinstance(meminfo, str) and "Percpu:" in meminfo else read_text(Path(meminfo))
+    found = re.search(r"^\s*Percpu:\s*(\d{1,15}) kB", text, re.MULTILINE)
+    if found is None:
+        shown = os.fspath(meminfo)
+        raise InvalidRequest(f"meminfo={shown!r}: no line with Percpu: (kernels before 4.19)", parameter="meminfo")
+    return int(found[1]) << 10
