@@ -15,7 +15,7 @@ from percpu.cli import _parser, main
 
 from .conftest import ROOT
 
-PAGES = [ROOT / "docs" / "how-to" / name for name in ("capture.md", "stats.md", "explain.md", "replay.md")]
+PAGES = [ROOT / "docs" / "how-to" / name for name in ("capture.md", "stats.md", "explain.md", "replay.md", "owners.md")]
 
 
 def commands(page):

@@ -320,6 +320,10 @@ def test_the_number_of_cpus(tmp_path, layout):
     plain.write_text(one.format(0, 16) + one.format(8, 48))
     assert of(plain)[0] is None
     assert "bytes_alloc is 2 to 6 times the size" in of(plain)[3]
+    # A function of the memory cgroups shows that they are there.
+    sites = pc.read_trace(CAPTURES / "ftrace-hashed.txt.gz")
+    assert of(sites)[:3] == (2, 2, 2)
+    assert of(sites)[3].endswith("mem_cgroup_css_alloc shows memory cgroups built in")
     plain.write_text(one.format(0, 8))
     assert of(plain)[:3] == (1, 1, 1)
 
@@ -624,6 +628,9 @@ def test_cli(capsys, tmp_path):
     streamed, whole = (run(capsys, NETNS, *more, "--json")[1] for more in (["--stream"], []))
     assert json.loads(streamed)["owners"] == json.loads(whole)["owners"]
     assert "bytes_alloc is 4 times" in json.loads(streamed)["summary"]["cpus_source"]
+    peaks = json.loads(run(capsys, NETNS, "--sort", "peak", "--top", 4, "--json")[1])["owners"]
+    assert [row["peak_bytes"] for row in peaks] == sorted((peak for peak, *_ in naive.peak.values()), reverse=True)[:4]
+    assert peaks[0]["owner"] in run(capsys, NETNS, "--sort", "peak", "--top", 1)[1]
     for ending in ("csv", "json", "parquet"):
         path = tmp_path / "new" / f"out.{ending}"
         assert run(capsys, NETNS, "-o", path)[0] == 0

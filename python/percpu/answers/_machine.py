@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ def possible_cpus(
     path: str | os.PathLike[str] | None,
     geometry: dict[str, Any] | None,
     factor: dict[str, Any],
+    call_sites: Sequence[str] = (),
 ) -> Cpus:
     """Find out how many CPUs are possible.
 
@@ -64,6 +66,8 @@ def possible_cpus(
         What a Parquet file says of the machine.
     factor : dict
         ``max_cpu``, ``quotients`` (least and largest of ``bytes_alloc`` over size), ``wide``: what the events say.
+    call_sites : sequence of str, optional
+        Those of the capture: a function of the memory cgroups shows that they are built in.
 
     Returns
     -------
@@ -88,7 +92,8 @@ def possible_cpus(
         return Cpus(number, number, number, "as the head of the capture says")
     seen = 0 if factor["max_cpu"] is None else factor["max_cpu"] + 1
     if factor["quotients"] is not None and factor["quotients"][0] == factor["quotients"][1]:
-        return _of_quotient(factor["quotients"][0], seen, 2 if factor["wide"] else 1)
+        memcg = next((site for site in call_sites if site.startswith("mem_cgroup_")), None)
+        return _of_quotient(factor["quotients"][0], seen, 2 if factor["wide"] else 1, memcg)
     units = (geometry or {}).get("nr_units")
     if isinstance(units, int) and units > 0:
         return Cpus(units, seen or None, units, "units of the machine that the file describes, holes counted")
@@ -99,10 +104,14 @@ def possible_cpus(
     return Cpus(None, seen or None, None, text)
 
 
-def _of_quotient(times: int, seen: int, extra: int) -> Cpus:
+def _of_quotient(times: int, seen: int, extra: int, memcg: str | None) -> Cpus:
     if times - extra < max(seen, 1):
         why = f", and CPU {seen - 1} wrote events" if 0 < times - extra < seen else ""
         return Cpus(times, times, times, f"bytes_alloc is {times} times the size{why}")
+    if memcg is not None:
+        number = times - extra
+        text = f"bytes_alloc is {times} times the size, and {memcg.partition('+')[0]} shows memory cgroups built in"
+        return Cpus(number, number, number, text)
     text = (
         f"bytes_alloc is {times} times the size: {times - extra} with memory cgroups built in, as nearly all kernels "
         f"have them, {times} without"

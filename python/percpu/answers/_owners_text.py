@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["duration", "head", "lines", "report", "rows"]
+__all__ = ["SORTS", "duration", "head", "lines", "order", "report", "rows"]
+
+SORTS = {"live": "live_bytes", "peak": "peak_bytes", "growth": "growth_bytes_per_1000_events", "requests": "nr_alloc"}
+"""What rows can be sorted by, and the column."""
 
 _TOP = 10
 _SIZES = 3
@@ -58,7 +61,13 @@ def head(owners: Any) -> list[str]:
     return ["owner", "live", "bytes", "all CPUs", "%", "peak", growth, "age", "oldest", "sizes"]
 
 
-def rows(owners: Any, top: int | None = None) -> list[list[Any]]:
+def order(owners: Any, sort: str = "live") -> np.ndarray:
+    """Return the rows in another order, the largest first and what was there before last."""
+    values = owners[SORTS[sort]].astype(np.float64)
+    return np.lexsort((np.arange(len(owners)), -values, owners.before))
+
+
+def rows(owners: Any, top: int | None = None, sort: str = "live") -> list[list[Any]]:
     """Return the table for people, cells by row: the first `top` owners, and what was there before."""
     s = owners.summary
     timed, cpus = s["window_seconds"], s["cpus"]
@@ -66,7 +75,7 @@ def rows(owners: Any, top: int | None = None) -> list[list[Any]]:
     named = s["nr_owners"]
     known = [index for index in range(named, len(owners)) if not owners.missing("live_bytes")[index]]
     out = []
-    for index in [*range(named if top is None else min(top, named)), *known]:
+    for index in [*order(owners, sort)[:named][:top].tolist(), *known]:
         row = owners.row(index)
         rate = row["growth_bytes_per_second" if timed else "growth_bytes_per_1000_events"]
         ages = [row[f"age_{name}_{'seconds' if timed else 'events'}"] for name in ("median", "max")]
@@ -111,7 +120,8 @@ def _on_all(size: int | None, cpus: int | None) -> str:
 
 def _head(s: dict[str, Any]) -> Iterator[str]:
     time = "" if s["seconds"] is None else f" in {duration(s['seconds'])}"
-    cpus = "The number of possible CPUs is" if s["cpus"] is None else f"{s['cpus']} possible CPUs:"
+    plural = "" if s["cpus"] == 1 else "s"
+    cpus = "The number of possible CPUs is" if s["cpus"] is None else f"{s['cpus']} possible CPU{plural}:"
     yield f"{s['nr_events']:,} events{time}. {cpus} {s['cpus_source']}."
     with_before = ", with what was there before" if s["unseen_source"] == "state" else ""
     yield (

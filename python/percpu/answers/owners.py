@@ -372,7 +372,7 @@ def owners(
         progress,
     )
     geometry = None if whole is None else whole.geometry
-    known = possible_cpus(cpus, layout, allocator, path, geometry, core.factor())
+    known = possible_cpus(cpus, layout, allocator, path, geometry, core.factor(), follow.call_sites())
     making = Making(Follow._wrap(follow, None, page), core, by, known, window, given, populated)
     return Owners._wrap(*making.parts())
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import percpu
 from percpu import _core
-from percpu.answers._owners_text import head, lines, rows, signed
+from percpu.answers._owners_text import SORTS, head, lines, order, rows, signed
 from percpu.answers.owners import Owners
 from percpu.answers.owners_compare import OwnersComparison
 from percpu.cli.arguments import Verbs, add_kernel, byte_size
@@ -35,6 +35,7 @@ def add(verbs: Verbs) -> None:
         "--by", choices=_core.OWNERS_BY, default="site", help="what areas are grouped by (default: %(default)s)"
     )
     parser.add_argument("--top", type=int, default=_TOP, metavar="N", help="rows of the table (default: %(default)s)")
+    parser.add_argument("--sort", choices=tuple(SORTS), default="live", help="what comes first (default: %(default)s)")
     parser.add_argument("--against", metavar="TRACE2", help="an earlier capture: what is new, gone, grown since")
     parser.add_argument("--cpus", type=int, metavar="N", help="possible CPUs (default: as the capture tells)")
     parser.add_argument("--stats", metavar="FILE", help="percpu_stats from right before the capture")
@@ -111,9 +112,9 @@ def _owners(arguments: argparse.Namespace, path: str, first: bool) -> Owners:
 
 
 def _as_json(arguments: argparse.Namespace, held: Owners, result: Result) -> dict[str, Any]:
-    shown = result[: arguments.top]
     if isinstance(result, OwnersComparison):
-        return {"summary": result.attrs, "owners": shown}
+        return {"summary": result.attrs, "owners": result[: arguments.top]}
+    shown = held[order(held, arguments.sort)[: arguments.top]]
     facts: dict[str, Any] = {"summary": held.summary, "unseen": held.unseen, "owners": shown, "sizes": held.sizes}
     if arguments.ages:
         facts["ages"] = held.ages(arguments.ages)
@@ -123,14 +124,14 @@ def _as_json(arguments: argparse.Namespace, held: Owners, result: Result) -> dic
 def _show(arguments: argparse.Namespace, held: Owners) -> None:
     for line in lines(held):
         print(line)
-    table(head(held), rows(held, arguments.top))
+    table(head(held), rows(held, arguments.top, arguments.sort))
     hidden = held.summary["nr_owners"] - arguments.top
     if hidden > 0:
         print(f"and {hidden:,} more (--top)")
     for name, wanted in (("ages", arguments.ages), ("sizes", arguments.sizes)):
         if wanted:
             part = held.ages(arguments.ages) if name == "ages" else held.sizes
-            part = part[np.isin(part["owner"], np.arange(arguments.top))]
+            part = part[np.isin(part["owner"], order(held, arguments.sort)[: arguments.top])]
             table(part.keys(), [list(row.values()) for row in part.rows()])
 
 
