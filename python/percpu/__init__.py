@@ -43,7 +43,7 @@ from percpu.layout import (
 from percpu.record import Capture, bpftrace_program, record
 from percpu.replay import Follow, Replay, Rerun, replay
 from percpu.results import Result
-from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
+from percpu.stats import PercpuStats, compare_chunks, compare_stats, read_percpu_stats
 from percpu.summary import TraceSummary
 from percpu.sweep import Sweep, sweep
 from percpu.trace import Trace, iter_trace, read_trace
@@ -95,6 +95,7 @@ __all__ = [
     "architectures",
     "bpftrace_program",
     "compare",
+    "compare_chunks",
     "compare_owners",
     "compare_stats",
     "cost",

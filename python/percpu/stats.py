@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import os
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from percpu._checks import integer
 from percpu.errors import InvalidRequest, PercpuError, TraceError
 from percpu.results import Result
 
-__all__ = ["PercpuStats", "compare_stats", "read_percpu_stats"]
+__all__ = ["PercpuStats", "compare_chunks", "compare_stats", "read_percpu_stats"]
 
 _LABELS = ("reserved", "first", "plain", "to_depopulate", "sidelined")
 _MAX_BYTES = 1 << 28
@@ -126,6 +127,26 @@ class PercpuStats:
 
     # -- answers ---------------------------------------------------------------------
 
+    def plot(self, *, cpus: int | None = None, pinned_below: float = 0.1, top: int = 30, ax: Any = None) -> Any:
+        """Draw what each chunk holds, what its hint says, and what it hides.
+
+        Parameters
+        ----------
+        cpus, pinned_below
+            As of `table`; with `cpus`, bytes are those of all CPUs.
+        top : int, optional
+            At most so many chunks: those with the most free bytes.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from percpu.plot.stats import plot_stats
+
+        return plot_stats(self, cpus, pinned_below, top, ax)
+
     def table(self, *, cpus: int | None = None, pinned_below: float = 0.1) -> Result:
         """Say of each chunk what it holds, what its hint is worth, and whether it looks pinned.
 
@@ -141,11 +162,12 @@ class PercpuStats:
         -------
         Result
             One row a chunk: ``chunk``, ``label``, ``nr_alloc``, ``used_bytes`` (live, rounding included),
-            ``used_percent`` (float64), ``free_bytes``, ``contig_bytes`` (what the kernel believes to be the largest
-            free run), ``max_frag_bytes`` (the largest hole before the last area, which is a run that exists),
-            ``hidden_bytes`` (by how much the second exceeds the first: requests of a size between them pass the chunk
-            by), ``hidden``, ``pinned`` (bool), and if `cpus` is given ``all_used_bytes`` and ``all_unit_bytes`` (times
-            CPUs; the second is address space, and an upper bound of the memory).
+            ``used_percent`` (float64), ``free_bytes``, ``contig_bytes`` (the hint: what the kernel believes to be the
+            largest free run), ``max_frag_bytes`` (the largest hole before the last area), ``largest_bytes`` (the
+            largest free run that exists: that hole, or what is free behind the last area), ``hidden_bytes`` (by how
+            much it exceeds the hint: requests of a size between them pass the chunk by), ``hidden``, ``pinned``
+            (bool), and if `cpus` is given ``all_used_bytes``, ``all_free_bytes`` and ``all_unit_bytes`` (times CPUs;
+            the last is address space, and an upper bound of the memory).
 
         Notes
         -----
@@ -169,12 +191,16 @@ class PercpuStats:
         chunks = self.chunks
         served = self._served()
         used = np.maximum(served - chunks.free_bytes, 0)
-        hidden = np.maximum(chunks.max_frag_bytes - chunks.contig_bytes, 0)
+        # Free bytes that are not in a hole lie behind the last area, in one run (spec 40 section 5.1).
+        tail = np.maximum(chunks.free_bytes - chunks.sum_frag_bytes, 0)
+        largest = np.maximum(chunks.max_frag_bytes, tail)
+        hidden = np.maximum(largest - chunks.contig_bytes, 0)
         boot = (chunks.label == _LABELS.index("reserved")) | (chunks.label == _LABELS.index("first"))
         columns = {name: chunks[name] for name in ("chunk", "label", "nr_alloc")}
         columns["used_bytes"] = used
         columns["used_percent"] = np.round(100 * used / np.maximum(served, 1), 2)
         columns |= {name: chunks[name] for name in ("free_bytes", "contig_bytes", "max_frag_bytes")}
+        columns["largest_bytes"] = largest
         columns["hidden_bytes"] = hidden
         columns["hidden"] = hidden > 0
         # What it holds would fit into the free space of the other chunks that come and go.
@@ -182,6 +208,7 @@ class PercpuStats:
         columns["pinned"] = ~boot & (chunks.nr_alloc > 0) & (used < pinned_below * served) & (used <= elsewhere)
         if cpus is not None:
             columns["all_used_bytes"] = used * cpus
+            columns["all_free_bytes"] = chunks.free_bytes * cpus
             columns["all_unit_bytes"] = np.where(boot, served, self.sizes["unit_size"]) * cpus
         return Result(columns, categories={"label": _LABELS}, attrs={"cpus": cpus, "pinned_below": pinned_below})
 
@@ -208,8 +235,8 @@ class PercpuStats:
         dict
             ``nr_chunks`` (with the reserved one), ``nr_cur_alloc``, ``used_bytes``, ``free_bytes`` (one CPU's),
             ``nr_empty_pop_pages``, ``nr_pinned``, ``pinned_free_bytes`` (free in pinned chunks), ``nr_hidden``,
-            ``hidden_free_bytes`` (free in chunks whose hint hides a run), and if `cpus` is given ``all_used_bytes`` and
-            ``all_pinned_free_bytes``.
+            ``hidden_free_bytes`` (free in chunks whose hint hides a run), and if `cpus` is given ``all_used_bytes``,
+            ``all_free_bytes`` and ``all_pinned_free_bytes``.
 
         Examples
         --------
@@ -233,23 +260,49 @@ class PercpuStats:
         }
         if cpus is not None:
             facts["all_used_bytes"] = facts["used_bytes"] * cpus
+            facts["all_free_bytes"] = facts["free_bytes"] * cpus
             facts["all_pinned_free_bytes"] = facts["pinned_free_bytes"] * cpus
         return facts
 
 
-def compare_stats(before: PercpuStats, after: PercpuStats) -> Result:
+def _check_same_boot(before: PercpuStats, after: PercpuStats) -> None:
+    """Raise if these cannot be two snapshots of one boot, in this order."""
+    for name, value in before.sizes.items():
+        if after.sizes[name] != value:
+            raise InvalidRequest(
+                f"{name} is {value} before and {after.sizes[name]} after: not two snapshots of one boot",
+                parameter="after",
+            )
+    for name in ("nr_alloc", "nr_dealloc", "nr_max_alloc", "nr_max_chunks"):
+        if after.totals[name] < before.totals[name]:
+            raise InvalidRequest(
+                f"{name} falls from {before.totals[name]} to {after.totals[name]}: not two snapshots of one boot, or "
+                "in the wrong order",
+                parameter="after",
+            )
+
+
+def compare_stats(
+    before: PercpuStats, after: PercpuStats, *, cpus: int | None = None, pinned_below: float = 0.1
+) -> Result:
     """Compare two snapshots of one machine.
 
     Parameters
     ----------
     before, after : PercpuStats
         In the order in which they were taken, of one boot.
+    cpus, pinned_below
+        As of `PercpuStats.table`.
 
     Returns
     -------
     Result
         ``name`` (text), ``before``, ``after`` and ``change`` (int64): the counters of the kernel and the sums of
-        `PercpuStats.summary`. Single chunks cannot be followed: the text does not name them, and their order changes.
+        `PercpuStats.summary`.
+
+    See Also
+    --------
+    compare_chunks : the chunks that changed.
 
     Raises
     ------
@@ -266,26 +319,78 @@ def compare_stats(before: PercpuStats, after: PercpuStats) -> Result:
     >>> [row for row in change.rows() if row["name"] == "used_bytes"]
     [{'name': 'used_bytes', 'before': 0, 'after': 64, 'change': 64}]
     """
-    for name, value in before.sizes.items():
-        if after.sizes[name] != value:
-            raise InvalidRequest(
-                f"{name} is {value} before and {after.sizes[name]} after: not two snapshots of one boot",
-                parameter="after",
-            )
-    for name in ("nr_alloc", "nr_dealloc", "nr_max_alloc", "nr_max_chunks"):
-        if after.totals[name] < before.totals[name]:
-            raise InvalidRequest(
-                f"{name} falls from {before.totals[name]} to {after.totals[name]}: not two snapshots of one boot, or "
-                "in the wrong order",
-                parameter="after",
-            )
+    _check_same_boot(before, after)
     sides = []
     for stats in (before, after):
-        facts = {**stats.totals, **stats.summary()}
+        facts = {**stats.totals, **stats.summary(cpus=cpus, pinned_below=pinned_below)}
         sides.append({name: value for name, value in facts.items() if value is not None})
     names = [name for name in sides[0] if name in sides[1]]
     first, second = (np.array([side[name] for name in names], dtype=np.int64) for side in sides)
     return Result({"name": np.array(names), "before": first, "after": second, "change": second - first}, dims=("name",))
+
+
+def compare_chunks(
+    before: PercpuStats, after: PercpuStats, *, cpus: int | None = None, pinned_below: float = 0.1
+) -> Result:
+    """List the chunks of two snapshots that are not in both.
+
+    The text names no chunk, and their order changes; so a chunk of one text is taken for a chunk of the other if all
+    that is printed of them is equal. What is left over was made, went away, or changed in between.
+
+    Parameters
+    ----------
+    before, after, cpus, pinned_below
+        As of `compare_stats`.
+
+    Returns
+    -------
+    Result
+        One row a chunk that is left over: ``moment`` (category: ``before`` or ``after``) and the columns of
+        `PercpuStats.table`; those of before first, each in the order of its text. ``attrs["nr_same"]`` counts the
+        pairs.
+
+    Raises
+    ------
+    InvalidRequest
+        As `compare_stats`.
+
+    Examples
+    --------
+    >>> import percpu as pc
+    >>> a = pc.Allocator(unit_size=32 << 10, nr_units=2)
+    >>> before = pc.read_percpu_stats(a.stats_text())
+    >>> p = a.alloc(64)
+    >>> left = pc.compare_chunks(before, pc.read_percpu_stats(a.stats_text()))
+    >>> [(row["moment"], row["used_bytes"]) for row in left.rows()], left.attrs["nr_same"]
+    ([('after', 64)], 0)
+    """
+    _check_same_boot(before, after)
+    keys = [_printed(stats.chunks) for stats in (before, after)]
+    common = Counter(keys[0]) & Counter(keys[1])
+    parts, tables = [], []
+    for moment, (stats, rows) in enumerate(zip((before, after), keys, strict=True)):
+        spare = common.copy()
+        # Of equal ones the first are the pairs.
+        kept = [index for index, key in enumerate(rows) if not _take(spare, key)]
+        tables.append(stats.table(cpus=cpus, pinned_below=pinned_below)[np.array(kept, dtype=np.int64)])
+        parts.append(np.full(len(kept), moment, dtype=np.uint8))
+    columns: dict[str, Any] = {"moment": np.concatenate(parts)}
+    columns |= {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    categories = {"moment": ("before", "after"), "label": _LABELS}
+    return Result(columns, categories=categories, attrs={"nr_same": sum(common.values()), "cpus": cpus})
+
+
+def _printed(chunks: Result) -> list[tuple[Any, ...]]:
+    """What the text says of each chunk."""
+    names = [name for name in chunks if name != "chunk"]
+    return list(zip(*(chunks[name].tolist() for name in names), strict=True))
+
+
+def _take(spare: Counter[tuple[Any, ...]], key: tuple[Any, ...]) -> bool:
+    """Take one of these away, if one is left."""
+    there = spare[key] > 0
+    spare[key] -= there
+    return there
 
 
 def read_percpu_stats(

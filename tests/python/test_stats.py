@@ -182,6 +182,94 @@ def test_comparison():
         pc.compare_stats(pc.read_percpu_stats(PINNING[0]), pc.read_percpu_stats(MEMCG))
 
 
+def test_the_largest_run_is_that_of_the_maps():
+    """Behind the last area, or between two: against the maps of every chunk, for random states of each generation."""
+    for kernel in ("linux-4.14", "linux-5.2", "linux-5.14"):
+        a = pc.Allocator(unit_size=64 << 10, nr_units=2, kernel=kernel)
+        rng = np.random.default_rng(11)
+        live = [a.alloc(int(size)) for size in rng.integers(8, 3000, 120)]
+        for p in rng.permutation(live)[:80]:
+            a.free(int(p))
+        stats = pc.read_percpu_stats(a.stats_text())
+        expected = []
+        for slot in a.slots:
+            for number in slot:
+                runs = "".join("01"[int(used)] for used in a.chunks[int(number)].alloc_map).split("1")
+                expected.append(4 * max(map(len, runs)))
+        table = stats.table()
+        assert table.largest_bytes.tolist() == expected
+        assert (table.hidden_bytes == np.maximum(table.largest_bytes - table.contig_bytes, 0)).all()
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_hints_are_never_too_high(path):
+    """The hint of every recorded chunk is at most the largest run: that is what the kernel promises."""
+    table = pc.read_percpu_stats(path).table(cpus=3)
+    assert (table.contig_bytes <= table.largest_bytes).all()
+    assert (table.all_free_bytes == 3 * table.free_bytes).all()
+    rows = rows_of(path.read_text())
+    assert table.largest_bytes.tolist() == [max(row["max_frag"], row["free_bytes"] - row["sum_frag"]) for row in rows]
+
+
+def test_chunks_that_differ():
+    for before, after in pairwise(PINNING):
+        first, second = (rows_of(path.read_text()) for path in (before, after))
+        # Pairs are taken out one by one.
+        left = list(second)
+        gone = []
+        for row in first:
+            if row in left:
+                left.remove(row)
+            else:
+                gone.append(row)
+        found = pc.compare_chunks(pc.read_percpu_stats(before), pc.read_percpu_stats(after), cpus=2)
+        assert found.attrs["nr_same"] == len(first) - len(gone)
+        rows = list(found.rows())
+        for moment, expected in (("before", gone), ("after", left)):
+            free = [row["free_bytes"] for row in rows if row["moment"] == moment]
+            assert sorted(free) == sorted(row["free_bytes"] for row in expected)
+    same = pc.compare_chunks(*[pc.read_percpu_stats(PINNING[0])] * 2)
+    assert (len(same), same.attrs["nr_same"]) == (0, 3)
+    with pytest.raises(pc.InvalidRequest, match="wrong order"):
+        pc.compare_chunks(*map(pc.read_percpu_stats, (PINNING[1], PINNING[0])))
+
+
+def test_comparison_with_cpus():
+    texts = [pc.read_percpu_stats(path) for path in (PINNING[0], PINNING[3])]
+    rows = {row["name"]: row["change"] for row in pc.compare_stats(*texts, cpus=8, pinned_below=0).rows()}
+    assert rows["all_used_bytes"] == 8 * rows["used_bytes"]
+    assert rows["nr_pinned"] == 0
+
+
+def test_files_and_picture(capsys, tmp_path):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    for ending in ("csv", "json", "parquet"):
+        path = tmp_path / f"table.{ending}"
+        assert run(capsys, PINNING[3], "--top", 2, "-o", path, "--plot", tmp_path / "a" / "p.png")[0] == 0
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert [row["free_bytes"] for row in rows] == [row["free_bytes"] for row in rows_of(PINNING[3].read_text())]
+    assert (tmp_path / "a" / "p.png").stat().st_size > 5000
+    _, out, _ = run(capsys, PINNING[2], PINNING[3], "--chunks", "--json", "--cpus", 2, "-o", tmp_path / "c.json")
+    facts = json.loads(out)
+    assert facts["chunks"] == json.loads((tmp_path / "c.json").read_text())
+    nr = [int(re.search(r"nr_chunks +: +(\d+)", path.read_text())[1]) for path in PINNING[2:4]]
+    assert {"name": "nr_chunks", "before": nr[0], "after": nr[1], "change": nr[1] - nr[0]} in facts["sums"]
+    _, out, _ = run(capsys, PINNING[2], PINNING[3], "--chunks", "--top", 1)
+    assert f"{facts['nr_same']} chunks are the same in both texts." in out
+    axes = pc.read_percpu_stats(PINNING[3]).plot(cpus=2)
+    bars = {bars.get_label(): [bar.get_width() for bar in bars] for bars in axes.containers}
+    table = pc.read_percpu_stats(PINNING[3]).table(cpus=2)
+    assert bars["in use"] == table.all_used_bytes.tolist()
+    assert bars["free: hidden by the hint"] == (2 * table.hidden_bytes).tolist()
+    assert np.sum(list(bars.values()), axis=0).tolist() == (table.all_used_bytes + table.all_free_bytes).tolist()
+    pyplot.close("all")
+    with pytest.raises(pc.InvalidRequest, match="top=0"):
+        pc.read_percpu_stats(PINNING[3]).plot(top=0)
+    code, _, err = run(capsys, PINNING[3], "-o", tmp_path / "x.txt")
+    assert code == 1
+    assert "must end in .csv, .json or .parquet" in err
+
+
 def test_damage(tmp_path):
     for text, line in [
         ("nothing\n", 1),

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import percpu
 from percpu.cli.arguments import Verbs, add_kernel
-from percpu.cli.show import show
+from percpu.cli.files import add_out, writer
+from percpu.cli.show import save_picture, show
 from percpu.errors import InvalidRequest
 from percpu.results import Result
-from percpu.stats import PercpuStats, compare_stats, is_percpu_stats, read_percpu_stats, read_text
+from percpu.stats import PercpuStats, compare_chunks, compare_stats, is_percpu_stats, read_percpu_stats, read_text
 
 
 def add(verbs: Verbs) -> None:
@@ -39,6 +41,9 @@ def add(verbs: Verbs) -> None:
         help="a chunk that is filled less looks pinned (default: %(default)s)",
     )
     parser.add_argument("--top", type=int, metavar="N", help="only the N chunks with the most free bytes")
+    parser.add_argument("--chunks", action="store_true", help="of two snapshots: the chunks that are not in both, too")
+    add_out(parser)
+    parser.add_argument("--plot", metavar="FILE", help="draw what each chunk holds, and what its hint hides")
     parser.add_argument("--mount", action="store_true", help="mount debugfs, for this reading only")
     parser.add_argument("--debugfs", metavar="DIR", help="where debugfs is (default: looked for)")
     add_kernel(parser)
@@ -72,20 +77,26 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidRequest(f"{len(arguments.files)} files: one, or two to be compared", parameter="files")
     if arguments.top is not None and arguments.top < 1:
         raise InvalidRequest(f"--top {arguments.top}: must be at least 1", parameter="top")
+    out = writer(arguments.out)
     sources = [_of_file(name, arguments) for name in arguments.files] or [_live(arguments)]
     if len(sources) == 2:
         before, after = (_as_stats(source) for source, _ in sources)
-        show(arguments, compare_stats(before, after))
+        _show_comparison(arguments, before, after, arguments.cpus or sources[1][1], out)
         return 0
     source, cpus = sources[0]
-    if isinstance(source, percpu.Allocator) and not arguments.table:
+    tables = arguments.table or arguments.out or arguments.plot
+    if isinstance(source, percpu.Allocator) and not tables:
         show(arguments, source.stats() if arguments.json else source.stats_text())
         return 0
     stats = _as_stats(source)
+    cpus = arguments.cpus if arguments.cpus is not None else cpus
+    if arguments.plot:
+        share = arguments.pinned_below / 100
+        save_picture(stats.plot(cpus=cpus, pinned_below=share, top=arguments.top or 30), Path(arguments.plot))
     if arguments.text and not arguments.json:
         show(arguments, stats.to_text())
         return 0
-    _show(arguments, stats, arguments.cpus if arguments.cpus is not None else cpus, live=not arguments.files)
+    out(_show(arguments, stats, cpus, live=not arguments.files))
     return 0
 
 
@@ -93,14 +104,14 @@ def _as_stats(source: PercpuStats | percpu.Allocator) -> PercpuStats:
     return source if isinstance(source, PercpuStats) else read_percpu_stats(source.stats_text())
 
 
-def _show(arguments: argparse.Namespace, stats: PercpuStats, cpus: int | None, live: bool) -> None:
+def _show(arguments: argparse.Namespace, stats: PercpuStats, cpus: int | None, live: bool) -> Result:
+    """Show the tables of one snapshot; the table of all its chunks."""
     share = arguments.pinned_below / 100
     table = stats.table(cpus=cpus, pinned_below=share)
     summary = stats.summary(cpus=cpus, pinned_below=share)
     if live:
         summary |= _meminfo(cpus)
-    if arguments.top is not None and arguments.top < len(table):
-        table = table[(-table.free_bytes).argsort(kind="stable")[: arguments.top]]
+    whole, table = table, _first(table, arguments.top)
     if arguments.json:
         show(
             arguments,
@@ -113,7 +124,7 @@ def _show(arguments: argparse.Namespace, stats: PercpuStats, cpus: int | None, l
                 "summary": summary,
             },
         )
-        return
+        return whole
     show(arguments, {**stats.sizes, **stats.totals})
     show(arguments, _for_people(table))
     show(arguments, summary)
@@ -121,6 +132,39 @@ def _show(arguments: argparse.Namespace, stats: PercpuStats, cpus: int | None, l
     if n:
         have = "1 chunk has a free run that is" if n == 1 else f"{n} chunks have free runs that are"
         print(f"{have} longer than the hint says: requests of a size between the two pass by.")
+    return whole
+
+
+def _first(table: Result, top: int | None) -> Result:
+    """Only the rows with the most free bytes, if there are more than asked for."""
+    if top is None or top >= len(table):
+        return table
+    return table[(-table.free_bytes).argsort(kind="stable")[:top]]
+
+
+def _show_comparison(
+    arguments: argparse.Namespace,
+    before: PercpuStats,
+    after: PercpuStats,
+    cpus: int | None,
+    out: Callable[[Result], Any],
+) -> None:
+    share = arguments.pinned_below / 100
+    sums = compare_stats(before, after, cpus=cpus, pinned_below=share)
+    if not arguments.chunks:
+        show(arguments, sums)
+        out(sums)
+        return
+    chunks = compare_chunks(before, after, cpus=cpus, pinned_below=share)
+    shown = _first(chunks, arguments.top)
+    if arguments.json:
+        show(arguments, {"sums": sums, "chunks": shown, "nr_same": chunks.attrs["nr_same"]})
+    else:
+        show(arguments, sums)
+        show(arguments, _for_people(shown))
+        n = chunks.attrs["nr_same"]
+        print(f"{n} chunk{' is' if n == 1 else 's are'} the same in both texts.")
+    out(chunks)
 
 
 def _for_people(table: Result) -> Result:
@@ -128,8 +172,11 @@ def _for_people(table: Result) -> Result:
     columns: dict[str, Any] = dict(table.items())
     for name in ("hidden", "pinned"):
         columns[name] = [name if flag else "" for flag in table[name]]
-    columns["label"] = [row["label"] for row in table.rows()]
-    del columns["hidden_bytes"]
+    for name in ("label", "moment"):
+        if name in columns:
+            columns[name] = [row[name] for row in table.rows()]
+    for name in ("hidden_bytes", "max_frag_bytes", "all_free_bytes"):
+        columns.pop(name, None)
     return Result(columns)
 
 

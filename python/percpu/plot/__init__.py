@@ -4,6 +4,7 @@ from percpu.plot.chunk import plot_chunk
 from percpu.plot.compare import plot_comparison
 from percpu.plot.layout import plot_address_space, plot_layout, plot_waste
 from percpu.plot.owners import plot_owners
+from percpu.plot.stats import plot_stats
 from percpu.plot.sweep import plot_sweep
 from percpu.plot.timeline import plot_timeline
 
@@ -13,6 +14,7 @@ __all__ = [
     "plot_comparison",
     "plot_layout",
     "plot_owners",
+    "plot_stats",
     "plot_sweep",
     "plot_timeline",
     "plot_waste",

@@ -23,14 +23,14 @@ _COLORS = (
     "#7F3C8D",
     "#1B4F72",
 )
-_OTHERS = _style.HATCH
 
 
 def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
     """Draw what the largest owners held over time.
 
-    Time runs to the right, or events where the clock only counts. The owner with the highest peak is at the bottom.
-    Bytes are times possible CPUs where their number is known.
+    Time runs to the right, or events where the clock only counts. What was there before the capture is at the
+    bottom, if it is known, then the owner with the highest peak. Bytes are times possible CPUs where their number is
+    known.
 
     Parameters
     ----------
@@ -64,8 +64,11 @@ def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
                        for name in names] or [0.0]])  # fmt: skip
     at, held = np.concatenate(([0.0], at)), np.concatenate((start, held))
     top_edge = np.zeros(len(at))
-    for index, name in enumerate(names):
-        color = _OTHERS if name == "(others)" else _COLORS[index % len(_COLORS)]
+    fixed = {"(others)": _style.HATCH, BEFORE: _style.HIDDEN}
+    colors = iter(_COLORS)
+    # What was there before lies at the bottom.
+    for index, name in sorted(enumerate(names), key=lambda place: place[1] != BEFORE):
+        color = fixed[name] if name in fixed else next(colors)
         below, top_edge = top_edge, top_edge + held[:, index]
         ax.fill_between(
             at, below, top_edge, step="post", facecolor=color, edgecolor=color, linewidth=0.3, label=_short(name)
