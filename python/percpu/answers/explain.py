@@ -14,6 +14,7 @@ import numpy as np
 from percpu import _core
 from percpu._checks import integer
 from percpu.allocator import Allocator, Chunk
+from percpu.answers._explain_checks import check_state, check_trace
 from percpu.answers.messages import Message, conditions, messages
 from percpu.errors import AllocError, InvalidRequest, NotKept
 from percpu.replay import replay
@@ -48,9 +49,9 @@ class Explanation:
     findings : tuple of str
         What can be said of these very values, of the state and of the trace.
     check : dict or None
-        The request tried on the state; see `check_request`.
+        The request tried on the state, see `check_request`; of other messages what the state has to compare with them.
     in_trace : dict or None
-        What the trace says of such failures.
+        What the trace says of such failures; of other messages what it has to compare with them.
     """
 
     text: str
@@ -165,10 +166,12 @@ def explain(
     text : str
         A line as the kernel printed or as somebody quoted it, or a whole log. Messages are found in it.
     state : Allocator or path, optional
-        An allocator in the state of that machine, or a state file. A failed request is tried on it (on a copy).
+        An allocator in the state of that machine, or a state file. A failed request is tried on it (on a copy); every
+        other message is held against it: sizes, CPUs, memory, what could still be served.
     trace : Trace or path, optional
         A recording. Failures of the same request are looked for in it; with `state` too, which is then the state at its
-        start, the trace is replayed up to the first of them, and the request tried there.
+        start, the trace is replayed up to the first of them, and the request tried there. Every other message is held
+        against what the trace shows.
     kernel : str, optional
         Release of a state file.
     page_size : int, optional
@@ -242,9 +245,16 @@ def _explanation(
                 findings += told
             check = check_request(allocator, **request)
             findings += check.pop("texts")
-    elif kind == "illegal_size" and allocator is not None:
-        check = check_request(allocator, values["size"], values["align"])
-        findings += check.pop("texts")
+    else:
+        if trace is not None:
+            in_trace, told = check_trace(kind, values, trace)
+            findings += told
+        if allocator is not None and kind == "illegal_size":
+            check = check_request(allocator, values["size"], values["align"])
+            findings += check.pop("texts")
+        elif allocator is not None:
+            check, told = check_state(kind, values, allocator)
+            findings += told
     texts = {name: _fill(getattr(entry, name), values) for name in ("means", "limit", "rule", "likely")}
     lists = {name: tuple(_fill(text, values) for text in getattr(entry, name)) for name in ("look", "change")}
     return Explanation(
