@@ -10,6 +10,7 @@ from percpu.answers.cost import cost
 from percpu.answers.explain import Explained, Explanation, explain
 from percpu.answers.owners import Owners, owners
 from percpu.answers.owners_compare import OwnersComparison, compare_owners
+from percpu.answers.pins import Freeing, Pins, pins
 from percpu.compare import Comparison, compare
 from percpu.costs import counters
 from percpu.errors import (
@@ -64,6 +65,7 @@ __all__ = [
     "Explanation",
     "FirstChunkLayout",
     "Follow",
+    "Freeing",
     "Group",
     "InvalidAddress",
     "InvalidFree",
@@ -76,6 +78,7 @@ __all__ = [
     "OwnersComparison",
     "PercpuError",
     "PercpuStats",
+    "Pins",
     "PlacedAreas",
     "Recovery",
     "Region",
@@ -108,6 +111,7 @@ __all__ = [
     "layout_sweep",
     "owners",
     "read_kallsyms",
+    "pins",
     "read_percpu_stats",
     "read_trace",
     "record",

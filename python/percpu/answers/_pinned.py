@@ -1,0 +1,325 @@
+"""What lies in each chunk and page, from whatever is there: a state, a state and a trace, or a trace alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from percpu import _core
+from percpu.allocator import Allocator, Chunk
+from percpu.answers._page_model import PageModel
+from percpu.errors import InvalidRequest, NotKept
+from percpu.follow import Follow
+from percpu.trace import Trace
+
+__all__ = ["KINDS", "LISTS", "View", "join", "settled", "view_of_allocator", "view_of_follow"]
+
+KINDS = ("reserved", "first", "ordinary")
+LISTS = ("none", "searched", "free", "sidelined", "to_depopulate")
+_DEPOPULATES = "linux-5.14"
+# Cells of `Follow.cells`.
+_UNKNOWN, _FREE, _HELD, _HIDDEN = 0, 1, 3, 4
+_PASSES = 16
+
+
+@dataclass
+class View:
+    """Chunks, pages and areas, each as columns of equal length; pages and areas in the order of the chunks.
+
+    Units: pages and areas by index, sizes and offsets in bytes of one CPU.
+    """
+
+    unit_size: int
+    page_size: int
+    granule: int
+    cpus: int
+    kernel: str
+    depopulates: bool
+    # Empty populated pages that requests may use: the kernel's global count. None if it cannot be known.
+    stock: int | None
+    chunks: dict[str, np.ndarray]
+    pages: dict[str, np.ndarray]
+    areas: dict[str, np.ndarray]
+    sites: list[str] = field(default_factory=list)
+    modelled: bool = False
+
+    def pages_of(self, chunk: int) -> slice:
+        """Return where the pages of a chunk are."""
+        start = int(self.chunks["page_start"][chunk])
+        return slice(start, start + int(self.chunks["nr_pages"][chunk]))
+
+    def areas_of(self, chunk: int) -> slice:
+        """Return where the areas of a chunk are."""
+        first, last = np.searchsorted(self.areas["chunk"], [chunk, chunk + 1])
+        return slice(int(first), int(last))
+
+
+def settled(allocator: Allocator) -> Allocator:
+    """Return a copy on which the balance worker has run until it changes nothing."""
+    copy = allocator.copy()
+    before = _marks(copy)
+    for _ in range(_PASSES):
+        copy.balance()
+        after = _marks(copy)
+        if after == before:
+            break
+        before = after
+    return copy
+
+
+def _marks(allocator: Allocator) -> tuple[Any, ...]:
+    chunks = [chunk.info for chunk in allocator.chunks.values()]
+    return allocator.slots, [(c["nr_populated"], c["isolated"]) for c in chunks], allocator.stats()
+
+
+def view_of_allocator(allocator: Allocator, cpus: int | None = None) -> View:
+    """Look at an allocator. No area has a call site."""
+    config = allocator._core.config()
+    engine = config["engine"]
+    chunks = list(allocator.chunks.values())
+    if allocator.reserved_chunk is not None:
+        chunks.insert(0, allocator.reserved_chunk)
+    granule, page_size = config["min_alloc_size"], config["page_size"]
+    lists = _lists(allocator)
+    rows: list[dict[str, Any]] = []
+    pages: list[dict[str, np.ndarray]] = []
+    areas: list[tuple[np.ndarray, np.ndarray]] = []
+    for number, chunk in enumerate(chunks):
+        info = chunk.info
+        kind = 0 if chunk.is_reserved else 1 if info["is_first"] else 2
+        try:
+            start, end = _areas(chunk, granule)
+        except NotKept:
+            text = f"source=Allocator of {engine}: its areas cannot be told apart, and its one chunk never goes away"
+            raise InvalidRequest(text, parameter="source") from None
+        areas.append((start, end))
+        populated = chunk.populated
+        n = len(populated)
+        where = np.arange(n) * page_size
+        to = info["start_offset"], len(chunk.alloc_map) * granule - info["end_offset"]
+        hidden = (where < to[0]) | (where + page_size > to[1])
+        nothing = np.zeros(n, dtype=np.int64)
+        pages.append({"populated": populated.astype(np.int8), "blocked": hidden, "unknown": nothing})
+        rows.append(
+            {
+                "chunk": number if chunk.number is None else chunk.number,
+                "base_addr": info["base_addr"],
+                "kind": kind,
+                "list": LISTS.index(lists.get(chunk.number, "none")),
+                "isolated": info["isolated"],
+                "created": False,
+                "complete": True,
+                "empty_pages": int((populated & ~hidden & ~_touched(start, end, page_size, n)).sum()),
+            }
+        )
+        if chunk.is_reserved:
+            rows[-1]["chunk"] = -1
+    stock = allocator.stats().get("nr_empty_pop_pages")
+    if stock is None:
+        stock = sum(row["empty_pages"] for row in rows if row["kind"] > 0)
+    return _assemble(
+        rows,
+        pages,
+        areas,
+        unit_size=config["unit_size"],
+        page_size=page_size,
+        granule=granule,
+        cpus=config["nr_cpus"] if cpus is None else cpus,
+        kernel=config["kernel"],
+        depopulates=engine == _DEPOPULATES and config["backend"] == "vm",
+        stock=stock,
+    )
+
+
+def _lists(allocator: Allocator) -> dict[int | None, str]:
+    slots = allocator.slots
+    named = {len(slots) - 1: "free"}
+    if allocator.engine == _DEPOPULATES:
+        named = {len(slots) - 3: "sidelined", len(slots) - 2: "free", len(slots) - 1: "to_depopulate"}
+    return {number: named.get(slot, "searched") for slot, numbers in enumerate(slots) for number in numbers}
+
+
+def _areas(chunk: Chunk, granule: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and end in bytes of the live areas of a chunk, without what is hidden before and behind it."""
+    used, bounds = chunk.alloc_map, np.flatnonzero(chunk.bound_map)
+    start = bounds[bounds < len(used)]
+    start = start[used[start]]
+    served = (start >= chunk.start_offset // granule) & (start < len(used) - chunk.end_offset // granule)
+    start = start[served]
+    end = bounds[np.searchsorted(bounds, start, "right")] if len(start) else start
+    return start * granule, end * granule
+
+
+def _touched(start: np.ndarray, end: np.ndarray, page_size: int, n: int) -> np.ndarray:
+    change = np.zeros(n + 1, dtype=np.int64)
+    np.add.at(change, start // page_size, 1)
+    np.add.at(change, (end - 1) // page_size + 1, -1)
+    return np.cumsum(change)[:n] > 0
+
+
+def _assemble(
+    rows: list[dict[str, Any]],
+    pages: list[dict[str, np.ndarray]],
+    areas: Sequence[tuple[np.ndarray, np.ndarray]],
+    **facts: Any,
+) -> View:
+    page_size = facts["page_size"]
+    types = {"chunk": np.int64, "base_addr": np.uint64, "kind": np.int64, "list": np.int64, "isolated": bool,
+             "created": bool, "complete": bool, "empty_pages": np.int64}  # fmt: skip
+    chunks = {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in types.items()}
+    lengths = np.array([len(part["populated"]) for part in pages], dtype=np.int64)
+    chunks["nr_pages"] = lengths
+    chunks["page_start"] = np.cumsum(lengths) - lengths
+    start = _joined([part[0] for part in areas])
+    end = _joined([part[1] for part in areas])
+    own = np.repeat(np.arange(len(areas)), [len(part[0]) for part in areas])
+    flat = {
+        name: np.concatenate([np.zeros(0, dtype=kind), *(part[name] for part in pages)])
+        for name, kind in (("populated", np.int8), ("blocked", bool), ("unknown", np.int64))
+    }
+    flat["chunk"] = np.repeat(np.arange(len(pages)), lengths)
+    flat["page"] = np.arange(len(flat["chunk"])) - np.repeat(chunks["page_start"], lengths)
+    first, last = start // page_size, (end - 1) // page_size
+    base = chunks["page_start"][own]
+    total = len(flat["chunk"])
+    change = np.zeros(total + 1, dtype=np.int64)
+    np.add.at(change, base + first, 1)
+    np.add.at(change, base + last + 1, -1)
+    flat["nr_areas"] = np.cumsum(change)[:total]
+    used = np.zeros(total, dtype=np.int64)
+    single = first == last
+    np.add.at(used, (base + first)[single], (end - start)[single])
+    for index in np.flatnonzero(~single).tolist():  # few: areas over the border of a page
+        for page in range(int(first[index]), int(last[index]) + 1):
+            part = min(int(end[index]), (page + 1) * page_size) - max(int(start[index]), page * page_size)
+            used[int(base[index]) + page] += part
+    flat["used_bytes"] = used
+    columns: dict[str, np.ndarray] = {"chunk": own, "off_bytes": start, "size_bytes": end - start}
+    columns |= {"first_page": first, "last_page": last}
+    n = len(own)
+    columns |= {"site": np.full(n, -1, dtype=np.int64), "known": np.zeros(n, dtype=bool)}
+    columns |= {name: np.full(n, -1, dtype=np.int64) for name in ("alloc_event", "age_events", "age_ns")}
+    return View(chunks=chunks, pages=flat, areas=columns, **facts)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+
+def join(view: View, followed: Follow) -> None:
+    """Tell the areas of a state that a trace placed: call site, event and age."""
+    live = followed.live()
+    live = live[~live.prior]
+    rows = {int(base): row for row, base in enumerate(view.chunks["base_addr"].tolist()) if view.chunks["kind"][row]}
+    chunk = np.array([rows.get(base, -1) for base in live.base_addr.tolist()], dtype=np.int64)
+    place = live.off_bytes.astype(np.int64)
+    # A reserved chunk may share its base with the first one; its areas lie in front of those of the other.
+    reserved = np.flatnonzero(view.chunks["kind"] == 0)
+    if len(reserved) and live.reserved.any():
+        at = int(reserved[0])
+        chunk[live.reserved & (live.base_addr == view.chunks["base_addr"][at])] = at
+    step = view.unit_size + view.page_size
+    here = view.areas["chunk"] * step + view.areas["off_bytes"]
+    there = chunk * step + place
+    at = np.searchsorted(here, there)
+    found = (chunk >= 0) & (at < len(here))
+    found[found] = here[at[found]] == there[found]
+    _tell(view, at[found], live[found])
+    view.sites = list(live._categories["call_site"])
+
+
+def _tell(view: View, at: np.ndarray, live: Any) -> None:
+    view.areas["known"][at] = True
+    view.areas["site"][at] = np.where(live.missing("call_site"), -1, live.call_site.astype(np.int64))
+    for name in ("alloc_event", "age_events", "age_ns"):
+        view.areas[name][at] = np.where(live.missing(name), -1, live[name].astype(np.int64))
+
+
+def view_of_follow(
+    followed: Follow, cpus: int, page_size: int, kernel: str, trace: Trace | None, stock: int | None
+) -> View:
+    """Look at what following a trace has shown; with the whole trace its pages are modelled."""
+    summary = followed.summary
+    granule, engine = summary["granule"], dict(zip(*_presets(), strict=True))[kernel]
+    live = followed.live()
+    live = live[~live.prior]
+    order = np.lexsort((live.off_bytes, live.chunk))
+    live = live[order]
+    table = followed.chunks
+    gone = ~table.missing("destroyed_event")
+    rows: list[dict[str, Any]] = []
+    pages: list[dict[str, np.ndarray]] = []
+    areas: list[tuple[np.ndarray, np.ndarray]] = []
+    kept: list[np.ndarray] = []
+    numbers: list[int] = []
+    for number in np.flatnonzero(~gone).tolist():
+        cells = followed.cells(number)
+        n = -(-max(len(cells) * granule, 1) // page_size)
+        padded = np.full(n * (page_size // granule), _HIDDEN, dtype=np.uint8)
+        padded[: len(cells)] = cells
+        padded = padded.reshape(n, -1)
+        unknown = ((padded == _UNKNOWN) | (padded == _HELD)).sum(axis=1)
+        boot = bool(table.boot[number])
+        mine = np.flatnonzero(live.chunk == number)
+        kept.append(mine)
+        start = live.off_bytes[mine].astype(np.int64)
+        end = start + live.size_bytes[mine].astype(np.int64)
+        areas.append((start, end))
+        hidden = (padded == _HIDDEN).any(axis=1)
+        blocked = hidden | (unknown > 0)
+        populated = np.where(_touched(start, end, page_size, n) | hidden, 1, -1).astype(np.int8)
+        pages.append({"populated": populated, "blocked": blocked, "unknown": unknown * granule})
+        numbers.append(number)
+        rows.append(
+            {
+                "chunk": number,
+                "base_addr": int(table.base_addr[number]),
+                "kind": 1 if boot else 2,
+                "list": 0,
+                "isolated": False,
+                "created": bool(table.created[number]),
+                "complete": not unknown.any() and not boot,
+                "empty_pages": 0,
+            }
+        )
+    depopulates = engine == _DEPOPULATES
+    modelled = trace is not None and bool(rows)
+    model = None
+    if trace is not None and modelled:
+        known = {r["base_addr"]: ~part["blocked"] for r, part in zip(rows, pages, strict=True) if not r["created"]}
+        fixed = {r["base_addr"] for r in rows if r["kind"] == 1}
+        model = PageModel(trace, page_size, summary["unit_size"], depopulates, stock, known, fixed)
+        for row, part in zip(rows, pages, strict=True):
+            told = model.populated(row["base_addr"], len(part["populated"]))
+            part["populated"] = np.where(part["populated"] == -1, told, part["populated"]).astype(np.int8)
+            row["isolated"] = model.is_isolated(row["base_addr"])
+    view = _assemble(
+        rows,
+        pages,
+        areas,
+        unit_size=summary["unit_size"],
+        page_size=page_size,
+        granule=granule,
+        cpus=cpus,
+        kernel=kernel,
+        depopulates=depopulates,
+        stock=None if model is None else model.stock,
+        modelled=modelled,
+    )
+    if rows:
+        _tell(view, np.arange(len(view.areas["chunk"])), live[np.concatenate(kept)])
+        empty = (view.pages["populated"] == 1) & ~view.pages["blocked"] & (view.pages["nr_areas"] == 0)
+        view.chunks["empty_pages"] = np.bincount(view.pages["chunk"][empty], minlength=len(rows))
+        alone = view.chunks["complete"] & ~np.isin(np.arange(len(rows)), view.areas["chunk"])
+        isolated = np.where(view.chunks["isolated"], LISTS.index("sidelined"), LISTS.index("searched"))
+        view.chunks["list"] = np.where(alone, LISTS.index("free"), isolated)
+    view.sites = list(live._categories["call_site"])
+    return view
+
+
+def _presets() -> tuple[list[str], list[str]]:
+    releases, engines, _ = zip(*_core.kernels(), strict=True)
+    return list(releases), list(engines)
