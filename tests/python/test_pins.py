@@ -13,7 +13,7 @@ import pytest
 
 import percpu as pc
 from percpu.answers import _ideal
-from percpu.answers._cpus import possible_cpus
+from percpu.answers._cpus import cpus_of_trace
 from percpu.answers._page_model import PageModel
 
 from .conftest import RECORDINGS, ROOT
@@ -496,9 +496,11 @@ def test_the_number_of_cpus():
     for run in RUNS:
         true = pc.Allocator.from_state(run / "state-a.json.gz")._core.config()["nr_cpus"]
         trace = pc.read_trace(trace_of(run))[:5000]
-        found, where = possible_cpus(trace)
-        told = f"({true} if they are not built in)"
-        assert found == true or told in where or "highest CPU" in where, (run.name, found, where)
+        found, where = cpus_of_trace(trace, None, None, None)
+        assert found == true or f"{true} without" in where or "highest CPU" in where, (run.name, found, where)
+        assert pc.pins(trace).summary["cpus"] == found
+    assert pc.pins(CAPTURE).summary["cpus_from"] == "as the head of the capture says"
+    assert pc.pins(CAPTURE, cpus=7).summary["cpus"] == 7
 
 
 def test_the_page_model_on_a_made_up_trace():

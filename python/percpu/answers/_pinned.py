@@ -13,9 +13,10 @@ from percpu.allocator import Allocator, Chunk
 from percpu.answers._page_model import PageModel
 from percpu.errors import InvalidRequest, NotKept
 from percpu.follow import Follow
+from percpu.stats import PercpuStats
 from percpu.trace import Trace
 
-__all__ = ["KINDS", "LISTS", "View", "join", "settled", "view_of_allocator", "view_of_follow"]
+__all__ = ["KINDS", "LISTS", "View", "join", "settled", "tell_unseen", "view_of_allocator", "view_of_follow"]
 
 KINDS = ("reserved", "first", "ordinary")
 LISTS = ("none", "searched", "free", "sidelined", "to_depopulate")
@@ -44,7 +45,8 @@ class View:
     pages: dict[str, np.ndarray]
     areas: dict[str, np.ndarray]
     sites: list[str] = field(default_factory=list)
-    modelled: bool = False
+    # Where it is known from which pages are populated.
+    pages_from: str = "the state"
 
     def pages_of(self, chunk: int) -> slice:
         """Return where the pages of a chunk are."""
@@ -171,6 +173,8 @@ def _assemble(
              "created": bool, "complete": bool, "empty_pages": np.int64}  # fmt: skip
     chunks = {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in types.items()}
     lengths = np.array([len(part["populated"]) for part in pages], dtype=np.int64)
+    chunks["unseen_areas"] = np.where(chunks["complete"], 0, -1)
+    chunks["unseen_bytes"] = chunks["unseen_areas"].copy()
     chunks["nr_pages"] = lengths
     chunks["page_start"] = np.cumsum(lengths) - lengths
     start = _joined([part[0] for part in areas])
@@ -286,9 +290,8 @@ def view_of_follow(
             }
         )
     depopulates = engine == _DEPOPULATES
-    modelled = trace is not None and bool(rows)
     model = None
-    if trace is not None and modelled:
+    if trace is not None:
         known = {r["base_addr"]: ~part["blocked"] for r, part in zip(rows, pages, strict=True) if not r["created"]}
         fixed = {r["base_addr"] for r in rows if r["kind"] == 1}
         model = PageModel(trace, page_size, summary["unit_size"], depopulates, stock, known, fixed)
@@ -307,17 +310,56 @@ def view_of_follow(
         kernel=kernel,
         depopulates=depopulates,
         stock=None if model is None else model.stock,
-        modelled=modelled,
+        pages_from="live areas only" if model is None else "the trace" if model.recorded else "a model of the worker",
     )
     if rows:
         _tell(view, np.arange(len(view.areas["chunk"])), live[np.concatenate(kept)])
         empty = (view.pages["populated"] == 1) & ~view.pages["blocked"] & (view.pages["nr_areas"] == 0)
         view.chunks["empty_pages"] = np.bincount(view.pages["chunk"][empty], minlength=len(rows))
         alone = view.chunks["complete"] & ~np.isin(np.arange(len(rows)), view.areas["chunk"])
+        view.chunks["isolated"] &= ~alone
         isolated = np.where(view.chunks["isolated"], LISTS.index("sidelined"), LISTS.index("searched"))
         view.chunks["list"] = np.where(alone, LISTS.index("free"), isolated)
     view.sites = list(live._categories["call_site"])
     return view
+
+
+def tell_unseen(view: View, stats: PercpuStats) -> None:
+    """Find in each chunk how many areas were not seen, where one row of statistics from the end is left for it.
+
+    A row is none for a chunk if it counts fewer areas or bytes than were seen there, or more bytes than can be in use.
+    """
+    c, n = view.chunks, len(view.chunks["chunk"])
+    seen = np.bincount(view.areas["chunk"], minlength=n)
+    used = np.bincount(view.areas["chunk"], view.areas["size_bytes"], n).astype(np.int64)
+    most = used + np.bincount(view.pages["chunk"], view.pages["unknown"], n).astype(np.int64)
+    largest = np.zeros(n, dtype=np.int64)
+    np.maximum.at(largest, view.areas["chunk"], view.areas["size_bytes"])
+    table = stats.table()
+    label = [row["label"] for row in stats.chunks.rows()]
+    rows = [i for i, name in enumerate(label) if name != "reserved"]
+    open_chunks = list(range(n))
+    while True:
+        for chunk in open_chunks:
+            fitting = []
+            for i in rows:
+                nr, own = int(stats.chunks["nr_alloc"][i]), int(table["used_bytes"][i])
+                boot = label[i] == "first"
+                fits = boot == (c["kind"][chunk] == 1) and nr >= seen[chunk] and used[chunk] <= own
+                fits &= boot or own <= most[chunk]
+                fits &= int(stats.chunks["cur_max_alloc_bytes"][i]) >= largest[chunk]
+                # What is left over is nothing, or some areas of some bytes each.
+                fits &= (nr == seen[chunk]) == (own == used[chunk])
+                if fits:
+                    fitting.append((nr - int(seen[chunk]), own - int(used[chunk]), i))
+            if fitting and len({fit[:2] for fit in fitting}) == 1:
+                c["unseen_areas"][chunk], c["unseen_bytes"][chunk] = fitting[0][:2]
+                c["complete"][chunk] |= fitting[0][0] == 0 and c["kind"][chunk] == 2
+                open_chunks.remove(chunk)
+                rows.remove(fitting[0][2])
+                break
+        else:
+            return
 
 
 def _presets() -> tuple[list[str], list[str]]:

@@ -137,6 +137,8 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "nr_areas": nr_areas,
         "used_bytes": used,
         "unknown_bytes": unknown,
+        "unseen_areas": np.maximum(c["unseen_areas"], 0),
+        "unseen_bytes": np.maximum(c["unseen_bytes"], 0),
         "nr_pages": c["nr_pages"],
         "populated_pages": populated,
         "empty_pages": empty,
@@ -152,6 +154,8 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     mask = {
         "release_areas": ~(columns["complete"] & ordinary),
+        "unseen_areas": c["unseen_areas"] < 0,
+        "unseen_bytes": c["unseen_areas"] < 0,
         "depopulate_areas": np.array(fewest, dtype=np.int64) < 0,
         "depopulate_pages": np.array(going, dtype=np.int64) < 0,
         "main_site": main < 0,
@@ -177,8 +181,7 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "populated_pages": int(populated.sum()),
         "empty_pages": int(empty.sum()),
         "populated_bytes": int(populated.sum()) * page_bytes,
-        "pages_from": "the state" if facts["source"] != "trace" else "a model of the worker" if view.modelled
-        else "live areas only",
+        "pages_from": view.pages_from,
         "stock_pages": view.stock,
         "now_pages": int(facts["now_pages"].sum()),
         "now_chunks": facts["now_chunks"],

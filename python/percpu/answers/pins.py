@@ -13,9 +13,9 @@ import numpy as np
 from percpu._checks import integer, release
 from percpu.allocator import Allocator
 from percpu.answers import _ideal
-from percpu.answers._cpus import possible_cpus
+from percpu.answers._cpus import cpus_of_trace
 from percpu.answers._freeing import MAX_CHOICES, PageCosts, fewest_for_pages
-from percpu.answers._pinned import KINDS, LISTS, View, join, settled, view_of_allocator, view_of_follow
+from percpu.answers._pinned import KINDS, LISTS, View, join, settled, tell_unseen, view_of_allocator, view_of_follow
 from percpu.answers._pins_table import page_costs, sum_of_least, table
 from percpu.errors import InvalidRequest
 from percpu.follow import Follow
@@ -55,6 +55,9 @@ class Pins(Result):
     ``nr_areas``            live areas that are known (int64)
     ``used_bytes``          their bytes, of one CPU
     ``unknown_bytes``       bytes of one CPU that may be in use since before the capture
+    ``unseen_areas``        areas that were there before the capture and still are; missing unless everything is known
+                            or statistics from the end tell
+    ``unseen_bytes``        their bytes, of one CPU; missing as before
     ``nr_pages``            pages of one CPU
     ``populated_pages``     those that are backed by memory (without a state: that are known to be)
     ``empty_pages``         populated, and no area on them
@@ -87,7 +90,8 @@ class Pins(Result):
     Attributes
     ----------
     summary : dict
-        ``source``, ``cpus`` and where that is from (``cpus_from``), sizes, sums over all chunks, ``stock_pages`` (empty
+        ``source``, ``cpus`` and where that is from (``cpus_from``), where it is known from which pages are populated
+        (``pages_from``), sizes, sums over all chunks, ``stock_pages`` (empty
         pages that requests may use), ``now_pages`` and ``now_chunks`` (what the worker gives back on its own),
         ``waiting_pages`` (what it would give back after one more free in each chunk whose verdict is ``next_free``, as
         far as the stock allows), ``seen_share`` (of the bytes that serve requests).
@@ -563,6 +567,7 @@ def pins(
     state: Any = None,
     *,
     stats: PercpuStats | str | os.PathLike[str] | None = None,
+    stats_end: PercpuStats | str | os.PathLike[str] | None = None,
     layout: FirstChunkLayout | None = None,
     unit_size: int | None = None,
     cpus: int | None = None,
@@ -577,8 +582,8 @@ def pins(
         state.
     state : Allocator, str, path or bytes, optional
         The state in which the trace begins. Then every area is known.
-    stats : PercpuStats, str or path, optional
-        Without a state: ``percpu_stats`` from right before the trace; more is known then.
+    stats, stats_end : PercpuStats, str or path, optional
+        Without a state: ``percpu_stats`` from right before the trace and right after it; more is known then.
     layout : FirstChunkLayout, optional
         Without a state: the machine.
     unit_size : int, optional
@@ -621,7 +626,13 @@ def pins(
     if cpus is not None:
         integer("cpus", cpus, 1, 1 << 20)
     if isinstance(what, Allocator):
-        for name, value in (("state", state), ("stats", stats), ("layout", layout), ("unit_size", unit_size)):
+        for name, value in (
+            ("state", state),
+            ("stats", stats),
+            ("stats_end", stats_end),
+            ("layout", layout),
+            ("unit_size", unit_size),
+        ):
             if value is not None:
                 raise InvalidRequest(f"{name}: a state as source does not take it", parameter=name)
         if kernel is not None and isinstance(source, Allocator) and release(kernel)[0] != what.kernel:
@@ -629,7 +640,7 @@ def pins(
         facts = _facts_of_allocator(what, cpus, "state")
         return _made(facts, None, None)
     if state is not None:
-        for name, value in (("stats", stats), ("layout", layout), ("unit_size", unit_size)):
+        for name, value in (("stats", stats), ("stats_end", stats_end), ("layout", layout), ("unit_size", unit_size)):
             if value is not None:
                 raise InvalidRequest(f"{name}= and state= exclude each other", parameter=name)
         if not isinstance(what, Trace):
@@ -640,7 +651,8 @@ def pins(
         facts = _facts_of_allocator(end, cpus, "trace and state")
         join(facts["view"], replay(what, mode="follow", unit_size=start.unit_size))
         return _made(facts, what, start)
-    return _made(_facts_of_trace(what, stats, layout, unit_size, cpus, kernel), _whole(what), None)
+    path = source if isinstance(source, (str, os.PathLike)) else None
+    return _made(_facts_of_trace(what, (stats, stats_end), layout, unit_size, cpus, kernel, path), _whole(what), None)
 
 
 def _whole(what: Any) -> Trace | None:
@@ -691,7 +703,7 @@ def _facts_of_allocator(allocator: Allocator, cpus: int | None, source: str) -> 
     return {
         "view": view,
         "source": source,
-        "cpus_from": "given" if cpus is not None else "the state",
+        "cpus_from": "as given" if cpus is not None else "of the state",
         "nr_units": allocator.nr_units,
         "now_pages": now,
         "now_chunks": gone,
@@ -701,31 +713,37 @@ def _facts_of_allocator(allocator: Allocator, cpus: int | None, source: str) -> 
 
 
 def _facts_of_trace(
-    what: Any, stats: Any, layout: Any, unit_size: int | None, cpus: int | None, kernel: str | None
+    what: Any,
+    given: tuple[Any, Any],
+    layout: Any,
+    unit_size: int | None,
+    cpus: int | None,
+    kernel: str | None,
+    path: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     name = release(kernel or (layout.kernel if isinstance(layout, FirstChunkLayout) else "6.12"))[0]
-    stock = None
+    stats, stats_end = (one if one is None or isinstance(one, PercpuStats) else read_percpu_stats(one) for one in given)
     if isinstance(what, Follow):
         for parameter, value in (("stats", stats), ("unit_size", unit_size)):
             if value is not None:
                 raise InvalidRequest(f"{parameter}: give it to replay, which followed the trace", parameter=parameter)
         followed, trace = what, None
     else:
-        if stats is not None and not isinstance(stats, PercpuStats):
-            stats = read_percpu_stats(stats)
-        if stats is not None:
-            stock = stats.totals.get("empty_pop_pages")
-        followed = replay(what, mode="follow", stats=stats, layout=layout, unit_size=unit_size)
+        # Statistics of the end fix no more than the unit size here.
+        unit = unit_size or (stats_end.sizes["unit_size"] if stats is None and stats_end is not None else None)
+        followed = replay(what, mode="follow", stats=stats, layout=layout, unit_size=None if layout else unit)
         trace = what
-    told, where = 1, "nothing tells: one"
-    if cpus is not None:
-        told, where = cpus, "given"
-    elif layout is not None:
-        told, where = int((layout.unit_map >= 0).sum()), "the layout"
-    elif trace is not None:
-        told, where = possible_cpus(trace)
+    stock = None if stats is None else stats.totals.get("empty_pop_pages")
+    if trace is not None:
+        told, where = cpus_of_trace(trace, cpus, layout, path)
+    elif cpus is not None:
+        told, where = cpus, "as given"
+    else:
+        told, where = 1, "not known, taken for one: give cpus"
     page_size = followed._facts["page_size"]
     view = view_of_follow(followed, told, page_size, name, trace, stock)
+    if stats_end is not None:
+        tell_unseen(view, stats_end)
     whole = view.chunks["list"] == LISTS.index("free")
     populated = np.bincount(view.pages["chunk"][view.pages["populated"] == 1], minlength=len(whole))
     return {
