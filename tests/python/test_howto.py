@@ -16,6 +16,10 @@ from percpu.cli import _parser, main
 from .conftest import ROOT
 
 PAGES = [ROOT / "docs" / "how-to" / name for name in ("capture.md", "stats.md", "explain.md", "replay.md", "owners.md")]
+PAGES = [
+    ROOT / "docs" / "how-to" / name
+    for name in ("capture.md", "stats.md", "explain.md", "replay.md", "pins.md", "story.md")
+]
 
 
 def commands(page):

@@ -533,3 +533,49 @@ def made(rows):
         }[kind]
         lines.append(f"task-1 [000] d..2. {time}.000000: {event}\n")
     return pc.read_trace(io.BytesIO("".join(lines).encode()))
+
+
+def test_a_live_capture_with_statistics_from_both_ends():
+    """What was not seen in each chunk, told by the kernel's own rows; each row is of one chunk."""
+    churn = CAPTURE.with_name("record-churn.txt.gz")
+    before, after = (churn.with_name(f"record-churn.percpu_stats-{x}.txt") for x in "ab")
+    p = pc.pins(churn, stats=before, stats_end=after)
+    rows, row = [], {}
+    for line in after.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.startswith("Chunk"):
+            rows.append(row := {"label": line})
+        elif rows and value.strip():
+            row[name.strip()] = int(value)
+    unit = pc.read_percpu_stats(after).sizes["unit_size"]
+    told = sorted((r["nr_alloc"], unit - r["free_bytes"]) for r in rows if "First" not in r["label"])
+    assert not p.missing("unseen_areas").any()
+    areas, used = p.nr_areas + p.unseen_areas, p.used_bytes + p.unseen_bytes
+    assert sorted(zip(areas.tolist(), used.tolist(), strict=True)) == told
+    isolated = [row["chunk"] for row in p.rows() if row["list"] == "sidelined"]
+    assert len(isolated) == sum("sidelined" in r["label"] for r in rows)
+    # The worker's stock may differ; the rest of the empty pages does not.
+    empty = sum(r["empty_pop_pages"] for r in rows)
+    assert abs(int(p.empty_pages.sum()) - empty) <= 8
+    least = p.smallest()
+    assert least.attrs["nr_areas"] == sum(sorted(n for n, _ in told)[:2])
+    assert least.attrs["unseen_areas"] == least.attrs["nr_areas"] - len(least)
+    alone = pc.pins(churn, stats=before)
+    assert alone.missing("unseen_areas").any()
+    followed = pc.pins(pc.replay(pc.read_trace(churn), mode="follow", stats=before), stats_end=after, cpus=2)
+    assert followed.unseen_areas.tolist() == p.unseen_areas.tolist()
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if (run / "percpu_stats-b.txt").exists()], ids=lambda p: p.name)
+def test_statistics_of_the_end_are_true(run):
+    end = run / "percpu_stats-b.txt"
+    p = pc.pins(trace_of(run), stats_end=end, cpus=4)
+    truth = {row["base_addr"]: row for row in pc.pins(run / "state-b.json.gz").rows() if row["kind"] != "reserved"}
+    told = 0
+    for row in p.rows():
+        if row["unseen_areas"] is not None:
+            there = truth[row["base_addr"]]
+            assert row["nr_areas"] + row["unseen_areas"] == there["nr_areas"]
+            assert row["used_bytes"] + row["unseen_bytes"] == there["used_bytes"]
+            told += 1
+    assert told or "up" in run.name

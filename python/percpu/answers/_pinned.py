@@ -258,6 +258,7 @@ def view_of_follow(
     pages: list[dict[str, np.ndarray]] = []
     areas: list[tuple[np.ndarray, np.ndarray]] = []
     kept: list[np.ndarray] = []
+    first_free: list[int] = []
     numbers: list[int] = []
     for number in np.flatnonzero(~gone).tolist():
         cells = followed.cells(number)
@@ -267,6 +268,8 @@ def view_of_follow(
         padded = padded.reshape(n, -1)
         unknown = ((padded == _UNKNOWN) | (padded == _HELD)).sum(axis=1)
         boot = bool(table.boot[number])
+        free = np.flatnonzero(cells == _FREE)
+        first_free.append(int(free[0]) if len(free) else len(cells))
         mine = np.flatnonzero(live.chunk == number)
         kept.append(mine)
         start = live.off_bytes[mine].astype(np.int64)
@@ -312,6 +315,7 @@ def view_of_follow(
         stock=None if model is None else model.stock,
         pages_from="live areas only" if model is None else "the trace" if model.recorded else "a model of the worker",
     )
+    view.chunks["first_free"] = np.array(first_free, dtype=np.int64)
     if rows:
         _tell(view, np.arange(len(view.areas["chunk"])), live[np.concatenate(kept)])
         empty = (view.pages["populated"] == 1) & ~view.pages["blocked"] & (view.pages["nr_areas"] == 0)
@@ -324,10 +328,11 @@ def view_of_follow(
     return view
 
 
-def tell_unseen(view: View, stats: PercpuStats) -> None:
+def tell_unseen(view: View, stats: PercpuStats, pointers: bool) -> None:
     """Find in each chunk how many areas were not seen, where one row of statistics from the end is left for it.
 
-    A row is none for a chunk if it counts fewer areas or bytes than were seen there, or more bytes than can be in use.
+    A row is none for a chunk if it counts fewer areas or bytes than were seen there, or more bytes than can be in use,
+    or if what it says to be in use from the start on is known to be free.
     """
     c, n = view.chunks, len(view.chunks["chunk"])
     seen = np.bincount(view.areas["chunk"], minlength=n)
@@ -337,29 +342,46 @@ def tell_unseen(view: View, stats: PercpuStats) -> None:
     np.maximum.at(largest, view.areas["chunk"], view.areas["size_bytes"])
     table = stats.table()
     label = [row["label"] for row in stats.chunks.rows()]
-    rows = [i for i, name in enumerate(label) if name != "reserved"]
+    # Pointers show which chunk is the first, unless they are hashed or not translated (one CPU, no static area).
+    shown = pointers and stats.sizes["static_size"] > 0
+    with_first = bool((c["kind"] == 1).any()) or not shown
+    rows = [i for i, name in enumerate(label) if name != "reserved" and (with_first or name != "first")]
     open_chunks = list(range(n))
-    while True:
+
+    def fits(chunk: int, i: int) -> bool:
+        nr, own = int(stats.chunks["nr_alloc"][i]), int(table["used_bytes"][i])
+        boot = label[i] == "first"
+        maybe_first = c["kind"][chunk] == 1 or (not shown and not c["created"][chunk])
+        if (boot and not maybe_first) or (not boot and c["kind"][chunk] == 1) or nr < seen[chunk] or own < used[chunk]:
+            return False
+        # What is left over is nothing, or some areas of some bytes each.
+        if (not boot and own > most[chunk]) or (nr == seen[chunk]) != (own == used[chunk]):
+            return False
+        if int(stats.chunks["first_free_bits"][i]) > c["first_free"][chunk] and not boot:
+            return False
+        return int(stats.chunks["cur_max_alloc_bytes"][i]) >= largest[chunk]
+
+    def left_over(chunk: int, i: int) -> tuple[int, int]:
+        return int(stats.chunks["nr_alloc"][i] - seen[chunk]), int(table["used_bytes"][i] - used[chunk])
+
+    def forced() -> tuple[int, int] | None:
         for chunk in open_chunks:
-            fitting = []
-            for i in rows:
-                nr, own = int(stats.chunks["nr_alloc"][i]), int(table["used_bytes"][i])
-                boot = label[i] == "first"
-                fits = boot == (c["kind"][chunk] == 1) and nr >= seen[chunk] and used[chunk] <= own
-                fits &= boot or own <= most[chunk]
-                fits &= int(stats.chunks["cur_max_alloc_bytes"][i]) >= largest[chunk]
-                # What is left over is nothing, or some areas of some bytes each.
-                fits &= (nr == seen[chunk]) == (own == used[chunk])
-                if fits:
-                    fitting.append((nr - int(seen[chunk]), own - int(used[chunk]), i))
-            if fitting and len({fit[:2] for fit in fitting}) == 1:
-                c["unseen_areas"][chunk], c["unseen_bytes"][chunk] = fitting[0][:2]
-                c["complete"][chunk] |= fitting[0][0] == 0 and c["kind"][chunk] == 2
-                open_chunks.remove(chunk)
-                rows.remove(fitting[0][2])
-                break
-        else:
-            return
+            fitting = [i for i in rows if fits(chunk, i)]
+            if fitting and len({left_over(chunk, i) for i in fitting}) == 1:
+                return chunk, fitting[0]
+        # Where every chunk was seen, each row is of one of them.
+        for i in rows if len(rows) == len(open_chunks) else []:
+            fitting = [chunk for chunk in open_chunks if fits(chunk, i)]
+            if len(fitting) == 1:
+                return fitting[0], i
+        return None
+
+    while (pair := forced()) is not None:
+        chunk, i = pair
+        c["unseen_areas"][chunk], c["unseen_bytes"][chunk] = left_over(chunk, i)
+        c["complete"][chunk] |= c["unseen_areas"][chunk] == 0 and c["kind"][chunk] == 2
+        open_chunks.remove(chunk)
+        rows.remove(i)
 
 
 def _presets() -> tuple[list[str], list[str]]:

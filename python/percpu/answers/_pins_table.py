@@ -143,7 +143,7 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "populated_pages": populated,
         "empty_pages": empty,
         "populated_bytes": populated * page_bytes,
-        "release_areas": nr_areas,
+        "release_areas": nr_areas + np.maximum(c["unseen_areas"], 0),
         "verdict": np.array(verdicts, dtype=np.int64),
         "depopulate_areas": np.maximum(fewest, 0).astype(np.int64),
         "depopulate_pages": np.maximum(going, 0).astype(np.int64),
@@ -153,7 +153,7 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "oldest_age_ns": np.maximum(oldest, 0),
     }
     mask = {
-        "release_areas": ~(columns["complete"] & ordinary),
+        "release_areas": ~((c["unseen_areas"] >= 0) & ordinary),
         "unseen_areas": c["unseen_areas"] < 0,
         "unseen_bytes": c["unseen_areas"] < 0,
         "depopulate_areas": np.array(fewest, dtype=np.int64) < 0,

@@ -33,7 +33,8 @@ _SIZES = ("unit_size", "nr_units", "page_size")
 class Freeing(Result):
     """Which areas to free, one row each; made by `Pins.smallest`, `Pins.cheapest` and `Pins.emptying`.
 
-    Columns as of `Pins.areas`. In ``attrs``: ``nr_areas`` and ``areas_bytes`` (of one CPU), ``chunks`` (those that are
+    Columns as of `Pins.areas`. In ``attrs``: ``nr_areas`` and ``areas_bytes`` (of one CPU), ``unseen_areas`` (how many
+    of them are there since before the capture and have no row: statistics count them), ``chunks`` (those that are
     emptied, in the order in which to do it), ``nr_chunks`` (chunks that go away), ``nr_pages`` and ``returned_bytes``
     (memory that comes back at least, the latter of all CPUs, before the worker fills its stock of up to four pages).
     """
@@ -62,7 +63,8 @@ class Pins(Result):
     ``populated_pages``     those that are backed by memory (without a state: that are known to be)
     ``empty_pages``         populated, and no area on them
     ``populated_bytes``     memory of all CPUs
-    ``release_areas``       areas to free until the whole chunk is free: all of it; missing if not complete, or boot
+    ``release_areas``       areas to free until the whole chunk is free: all of them, unseen ones too; missing where
+                            their number is not known, and in boot chunks
     ``verdict``             category, what becomes of the empty pages; below
     ``depopulate_areas``    fewest areas of this chunk to free until the worker takes pages from it; missing if it never
                             does. Where the chunk is not complete, at most so many
@@ -243,8 +245,9 @@ class Pins(Result):
 
     def _candidates(self) -> np.ndarray:
         """Rows of the chunks that can go: fewest areas first, then most pages, then fewest bytes in use."""
-        able = np.flatnonzero(~self.missing("release_areas") & (self.nr_areas > 0))
-        return able[np.lexsort((able, self.used_bytes[able], -self.populated_pages[able], self.nr_areas[able]))]
+        able = np.flatnonzero(~self.missing("release_areas") & (self.release_areas > 0))
+        used = self.used_bytes + self.unseen_bytes
+        return able[np.lexsort((able, used[able], -self.populated_pages[able], self.release_areas[able]))]
 
     def smallest(self, chunks: int = 1) -> Freeing:
         """Find the fewest areas whose freeing makes chunks go away.
@@ -321,7 +324,7 @@ class Pins(Result):
         page = self.summary["page_size"] * self.summary["cpus"]
         need = -(-wanted // page)
         order = self._candidates()
-        areas, pages = self.nr_areas[order].tolist(), self.populated_pages[order].tolist()
+        areas, pages = self.release_areas[order].tolist(), self.populated_pages[order].tolist()
         # A free chunk that is there already costs nothing, and may be the one that stays.
         areas, pages = [*areas, 0], [*pages, self._facts["free_pages"]]
         most = sum(pages) - max(pages)
@@ -354,10 +357,10 @@ class Pins(Result):
         return Result(
             {
                 "chunk": self.chunk[rows],
-                "nr_areas": self.nr_areas[rows],
-                "used_bytes": self.used_bytes[rows],
+                "nr_areas": self.release_areas[rows],
+                "used_bytes": (self.used_bytes + self.unseen_bytes)[rows],
                 "populated_bytes": self.populated_bytes[rows],
-                "total_areas": np.cumsum(self.nr_areas[rows]),
+                "total_areas": np.cumsum(self.release_areas[rows]),
                 "gone_chunks": np.maximum(np.arange(1, n + 1) + free - 1, 0),
                 "returned_bytes": certain * page,
             }
@@ -414,8 +417,8 @@ class Pins(Result):
                 left -= mine
         areas = np.concatenate(found[::-1])
         size = int(self._view.areas["size_bytes"][areas].sum())
-        attrs = {"nr_areas": len(areas), "areas_bytes": size, "chunks": emptied[::-1], "nr_chunks": 0,
-                 "nr_pages": wanted, "returned_bytes": 0}  # fmt: skip
+        attrs = {"nr_areas": len(areas), "unseen_areas": 0, "areas_bytes": size, "chunks": emptied[::-1],
+                 "nr_chunks": 0, "nr_pages": wanted, "returned_bytes": 0}  # fmt: skip
         return self._areas(areas, attrs, Freeing)
 
     def _costs(self, row: int, most: int | None) -> PageCosts:
@@ -428,9 +431,11 @@ class Pins(Result):
         free = self._facts["free_pages"]
         certain = free + int(pages.sum()) - max(int(pages.max()), free)
         page = self.summary["page_size"] * self.summary["cpus"]
+        unseen = int(self.unseen_areas[rows].sum())
         attrs = {
-            "nr_areas": len(areas),
-            "areas_bytes": int(view.areas["size_bytes"][areas].sum()),
+            "nr_areas": len(areas) + unseen,
+            "unseen_areas": unseen,
+            "areas_bytes": int(view.areas["size_bytes"][areas].sum() + self.unseen_bytes[rows].sum()),
             "chunks": self.chunk[rows].tolist(),
             "nr_chunks": len(rows) + self._facts["free_chunks"] - 1,
             "nr_pages": certain,
@@ -743,7 +748,7 @@ def _facts_of_trace(
     page_size = followed._facts["page_size"]
     view = view_of_follow(followed, told, page_size, name, trace, stock)
     if stats_end is not None:
-        tell_unseen(view, stats_end)
+        tell_unseen(view, stats_end, pointers=not followed.summary["hashed"])
     whole = view.chunks["list"] == LISTS.index("free")
     populated = np.bincount(view.pages["chunk"][view.pages["populated"] == 1], minlength=len(whole))
     return {

@@ -113,7 +113,7 @@ def _freeing(arguments: argparse.Namespace, result: Pins) -> tuple[Freeing | Non
 
 def _top(result: Pins, top: int) -> np.ndarray:
     """Rows of the chunks with the most memory for each area, those that stay for ever last."""
-    each = result.populated_bytes / np.maximum(result.nr_areas, 1)
+    each = result.populated_bytes / np.maximum(result.nr_areas + result.unseen_areas, 1)
     ordinary = result.kind == 2
     return np.lexsort((result.chunk, -each, ~ordinary))[:top]
 
@@ -219,13 +219,16 @@ def _say_freeing(result: Pins, freeing: Freeing | None, why: str | None) -> None
         chunks = ", ".join(str(chunk) for chunk in a["chunks"][:10]) + (", ..." if len(a["chunks"]) > 10 else "")
         print(
             f"The fewest areas to free: {_count(a['nr_areas'], 'area')} of {a['areas_bytes']:,} bytes in "
-            f"chunk{'' if len(a['chunks']) == 1 else 's'} {chunks};\n"
+            f"chunk{'' if len(a['chunks']) == 1 else 's'} {chunks}{_unseen(a)};\n"
             f"then {_count(a['nr_chunks'], 'chunk')} less, and at least {human_bytes(a['returned_bytes'])} back "
             "(one free chunk stays, maybe with its pages)."
         )
         _areas(freeing)
     page = s["page_size"] * s["cpus"]
     now, waiting = s["now_pages"], s["waiting_pages"]
+    if not now and not waiting:
+        print("The worker gives nothing back on its own.")
+        return
     print(
         f"The worker alone gives back {_count(now, 'page')} ({human_bytes(now * page)}) in its next runs, and "
         f"{waiting:,} more ({human_bytes(waiting * page)}) once an area is freed in each chunk that waits for it."
@@ -256,6 +259,11 @@ def _areas(freeing: Freeing) -> None:
     if rest:
         cells.append([f"({len(rest)} others)", sum(e[0] for _, e in rest), sum(e[1] for _, e in rest), "-", "-"])
     table(("call site", "areas", "bytes", "youngest", "oldest"), cells)
+
+
+def _unseen(attrs: dict[str, Any]) -> str:
+    n = attrs["unseen_areas"]
+    return f", {n:,} of them from before the capture, whose owners are not known" if n else ""
 
 
 def _site(row: dict[str, Any]) -> str:

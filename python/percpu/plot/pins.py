@@ -36,7 +36,7 @@ def plot_pins(pins: Any, ax: Any = None, *, top: int = 24) -> Any:
 
     summary = pins.summary
     cpus, page = summary["cpus"], summary["page_size"]
-    each = np.maximum(pins.nr_areas, 1)
+    each = np.maximum(pins.nr_areas + pins.unseen_areas, 1)
     order = np.lexsort((pins.chunk, -pins.populated_bytes / each))
     order = np.concatenate([order[pins.kind[order] == 2], order[pins.kind[order] != 2]])[:top]
     n = len(order)
@@ -89,12 +89,13 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _note(row: dict[str, Any]) -> str:
-    count = f"{row['nr_areas']:,} area{'' if row['nr_areas'] == 1 else 's'}"
+    number = row["nr_areas"] + (row["unseen_areas"] or 0)
+    count = f"{number:,} area{'' if number == 1 else 's'}"
     if row["kind"] != "ordinary":
         return f"{count}; stays for ever"
     if row["release_areas"] is None:
         return f"{count}, and unseen ones"
-    if row["nr_areas"] == 0:
+    if number == 0:
         return "free"
     few = row["depopulate_areas"]
-    return f"held by {count}" + (f"; {few:,} for pages" if few is not None and few < row["nr_areas"] else "")
+    return f"held by {count}" + (f"; {few:,} for pages" if few is not None and few < number else "")
