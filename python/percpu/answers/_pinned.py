@@ -10,13 +10,13 @@ import numpy as np
 
 from percpu import _core
 from percpu.allocator import Allocator, Chunk
-from percpu.answers._page_model import PageModel
+from percpu.answers._page_model import PageModel, pairs
 from percpu.errors import InvalidRequest, NotKept
 from percpu.follow import Follow
 from percpu.stats import PercpuStats
 from percpu.trace import Trace
 
-__all__ = ["KINDS", "LISTS", "View", "join", "settled", "tell_unseen", "view_of_allocator", "view_of_follow"]
+__all__ = ["KINDS", "LISTS", "View", "book", "join", "settled", "tell_unseen", "view_of_allocator", "view_of_follow"]
 
 KINDS = ("reserved", "first", "ordinary")
 LISTS = ("none", "searched", "free", "sidelined", "to_depopulate")
@@ -77,8 +77,14 @@ def _marks(allocator: Allocator) -> tuple[Any, ...]:
     return allocator.slots, [(c["nr_populated"], c["isolated"]) for c in chunks], allocator.stats()
 
 
-def view_of_allocator(allocator: Allocator, cpus: int | None = None) -> View:
-    """Look at an allocator. No area has a call site."""
+Booked = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def view_of_allocator(allocator: Allocator, cpus: int | None = None, booked: Booked | None = None) -> View:
+    """Look at an allocator. No area has a call site.
+
+    With `booked` areas are taken from there: base address of the chunk, start and end in bytes, by address.
+    """
     config = allocator._core.config()
     engine = config["engine"]
     chunks = list(allocator.chunks.values())
@@ -97,11 +103,17 @@ def view_of_allocator(allocator: Allocator, cpus: int | None = None) -> View:
         except NotKept:
             text = f"source=Allocator of {engine}: its areas cannot be told apart, and its one chunk never goes away"
             raise InvalidRequest(text, parameter="source") from None
+        to = info["start_offset"], len(chunk.alloc_map) * granule - info["end_offset"]
+        if booked is not None:
+            here = booked[0] == np.uint64(info["base_addr"])
+            here &= (booked[1] >= info["start_offset"]) & (
+                booked[1] < len(chunk.alloc_map) * granule - info["end_offset"]
+            )
+            start, end = booked[1][here], booked[2][here]
         areas.append((start, end))
         populated = chunk.populated
         n = len(populated)
         where = np.arange(n) * page_size
-        to = info["start_offset"], len(chunk.alloc_map) * granule - info["end_offset"]
         hidden = (where < to[0]) | (where + page_size > to[1])
         nothing = np.zeros(n, dtype=np.int64)
         pages.append({"populated": populated.astype(np.int8), "blocked": hidden, "unknown": nothing})
@@ -134,6 +146,28 @@ def view_of_allocator(allocator: Allocator, cpus: int | None = None) -> View:
         depopulates=engine == _DEPOPULATES and config["backend"] == "vm",
         stock=stock,
     )
+
+
+def book(start: Allocator, trace: Trace, followed: Follow) -> Booked:
+    """Return what is live after a trace: what is there at its start and not freed by it, and what it placed.
+
+    That is bookkeeping, and does not depend on any prediction.
+    """
+    view = view_of_allocator(start)
+    base = view.chunks["base_addr"][view.areas["chunk"]]
+    begin, size = view.areas["off_bytes"], view.areas["size_bytes"]
+    event, ends, _ = pairs(trace)
+    prior = event[ends < 0]
+    touched = set(zip(trace["base_addr"][prior].tolist(), trace["off_bytes"][prior].tolist(), strict=True))
+    places = zip(base.tolist(), begin.tolist(), strict=True)
+    stays = np.array([place not in touched for place in places], dtype=bool)
+    live = followed.live()
+    live = live[~live.prior]
+    bases = np.concatenate([base[stays], live.base_addr])
+    starts = np.concatenate([begin[stays], live.off_bytes.astype(np.int64)])
+    stops = starts + np.concatenate([size[stays], live.size_bytes.astype(np.int64)])
+    order = np.lexsort((starts, bases))
+    return bases[order], starts[order], stops[order]
 
 
 def _lists(allocator: Allocator) -> dict[int | None, str]:

@@ -183,6 +183,7 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "populated_bytes": int(populated.sum()) * page_bytes,
         "pages_from": view.pages_from,
         "stock_pages": view.stock,
+        "nr_diverged": facts.get("nr_diverged", 0),
         "now_pages": int(facts["now_pages"].sum()),
         "now_chunks": facts["now_chunks"],
         "waiting_pages": _most_within(empty[waiting].tolist(), (view.stock or 0) - _STOCK - 1),

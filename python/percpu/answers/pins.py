@@ -15,7 +15,17 @@ from percpu.allocator import Allocator
 from percpu.answers import _ideal
 from percpu.answers._cpus import cpus_of_trace
 from percpu.answers._freeing import MAX_CHOICES, PageCosts, fewest_for_pages
-from percpu.answers._pinned import KINDS, LISTS, View, join, settled, tell_unseen, view_of_allocator, view_of_follow
+from percpu.answers._pinned import (
+    KINDS,
+    LISTS,
+    View,
+    book,
+    join,
+    settled,
+    tell_unseen,
+    view_of_allocator,
+    view_of_follow,
+)
 from percpu.answers._pins_table import page_costs, sum_of_least, table
 from percpu.errors import InvalidRequest
 from percpu.follow import Follow
@@ -94,7 +104,8 @@ class Pins(Result):
     summary : dict
         ``source``, ``cpus`` and where that is from (``cpus_from``), where it is known from which pages are populated
         (``pages_from``), sizes, sums over all chunks, ``stock_pages`` (empty
-        pages that requests may use), ``now_pages`` and ``now_chunks`` (what the worker gives back on its own),
+        pages that requests may use), ``nr_diverged`` (with trace and state: events that were not predicted, else 0),
+        ``now_pages`` and ``now_chunks`` (what the worker gives back on its own),
         ``waiting_pages`` (what it would give back after one more free in each chunk whose verdict is ``next_free``, as
         far as the stock allows), ``seen_share`` (of the bytes that serve requests).
     areas : Result
@@ -652,9 +663,13 @@ def pins(
             raise InvalidRequest("state= goes with a trace", parameter="state")
         start = state if isinstance(state, Allocator) else Allocator.from_state(state, kernel=kernel or "6.12")
         end = start.copy()
-        replay(what, end)
-        facts = _facts_of_allocator(end, cpus, "trace and state")
-        join(facts["view"], replay(what, mode="follow", unit_size=start.unit_size))
+        diverged = replay(what, end).nr_diverged
+        followed = replay(what, mode="follow", unit_size=start.unit_size)
+        # Where a prediction was wrong the places of the trace count; lists and pages are those of the prediction.
+        booked = book(start, what, followed) if diverged else None
+        facts = _facts_of_allocator(end, cpus, "trace and state", booked)
+        facts["nr_diverged"] = diverged
+        join(facts["view"], followed)
         return _made(facts, what, start)
     path = source if isinstance(source, (str, os.PathLike)) else None
     return _made(_facts_of_trace(what, (stats, stats_end), layout, unit_size, cpus, kernel, path), _whole(what), None)
@@ -691,8 +706,8 @@ def is_state(path: Path) -> bool:
             return False
 
 
-def _facts_of_allocator(allocator: Allocator, cpus: int | None, source: str) -> dict[str, Any]:
-    view = view_of_allocator(allocator, cpus)
+def _facts_of_allocator(allocator: Allocator, cpus: int | None, source: str, booked: Any = None) -> dict[str, Any]:
+    view = view_of_allocator(allocator, cpus, booked)
     after = settled(allocator)
     rest = {chunk.number: chunk for chunk in after.chunks.values()}
     now = np.zeros(len(view.chunks["chunk"]), dtype=np.int64)

@@ -130,6 +130,8 @@ def _say(result: Pins) -> None:
         f"{s['populated_pages']:,} pages x {_count(s['cpus'], 'CPU')} = {memory}; {s['empty_pages']:,} pages are empty."
     )
     print(f"CPUs: {s['cpus_from']}. Pages: {_from(s)}.")
+    if s["nr_diverged"]:
+        print(f"{_count(s['nr_diverged'], 'event')} came out otherwise than predicted: lists and pages may be off.")
     if s["unknown_bytes"]:
         print(
             f"Not seen: up to {s['unknown_bytes']:,} bytes of each CPU may be in use since before the capture, "
