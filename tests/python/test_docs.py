@@ -1,4 +1,4 @@
-"""What the documentation shows runs: docstrings, README, and the stub."""
+"""What docstrings show runs, every public name has one, and the stub is right. Pages: `test_pages`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import doctest
 import importlib
 import inspect
 import pkgutil
-import re
 import subprocess
 import sys
 
 import pytest
 
 import percpu as pc
-
-from .conftest import ROOT
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pc.__path__, "percpu.") if not m.name.endswith("_core"))
 
@@ -23,13 +20,6 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(pc.__path__, "percpu.") i
 def test_docstrings(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
-
-
-def test_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
 
 
 def public():
