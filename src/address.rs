@@ -66,12 +66,12 @@ pub struct AddressMap {
     pub word: WordSize,
 }
 
-/// A place in the static area.
+/// A place in the static region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaticAddress {
     /// The CPU whose copy it is.
     pub cpu: u32,
-    /// Bytes from the start of the static area.
+    /// Bytes from the start of the static region.
     pub offset: u64,
     /// The same place in the boot CPU's copy.
     pub canonical: u64,
@@ -125,7 +125,7 @@ impl AddressMap {
         }
     }
 
-    /// Without a layout: `nr_units` CPUs, units at multiples of `unit_size`, no static area. Pointers are
+    /// Without a layout: `nr_units` CPUs, units at multiples of `unit_size`, no static region. Pointers are
     /// the addresses in unit zero, from 2^30 on, so that no area has pointer 0.
     pub fn without_layout(nr_units: u32, unit_size: u64, page_size: u64) -> Result<Self, ConfigError> {
         if nr_units == 0 || nr_units > MAX_CPUS {
@@ -215,7 +215,7 @@ impl AddressMap {
         Some(self.word.wrap(chunk_base.wrapping_add(self.unit_page_offset(cpu, page)?)))
     }
 
-    /// `is_kernel_percpu_address`: the place in the static area, if the address lies in one. Never on UP.
+    /// `is_kernel_percpu_address`: the place in the static region, if the address lies in one. Never on UP.
     pub fn static_address(&self, addr: u64) -> Option<StaticAddress> {
         if self.identity {
             return None;

@@ -93,7 +93,7 @@ impl Geometry {
         Bytes(1 << self.min_alloc_shift)
     }
 
-    /// Bytes that one metadata block describes.
+    /// Bytes that one block describes.
     pub fn block_size(&self) -> Bytes {
         Bytes(1 << self.block_shift)
     }

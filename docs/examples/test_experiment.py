@@ -110,7 +110,7 @@ class FirstFit(NextFit):
 
 
 def test_next_fit_spreads_objects_over_more_pages():
-    """Going on where the last area ended leaves the holes behind: more pages for as many bytes."""
+    """Going on where the last area ended leaves the gaps behind: more pages for as many bytes."""
     w = pc.workloads.random(600, sizes=[16, 48, 200], aligns=[8], free_percent=48)
     machine = {"unit_size": 64 << 10, "nr_units": 2}
     r = pc.compare(w, ["cpu_alloc-2008", FirstFit, NextFit], geometry=machine, timing=False)

@@ -144,7 +144,7 @@ class Chunk:
 
     @property
     def alloc_map(self) -> np.ndarray:
-        """(n,) bool: whether each granule is in use; in cpu_alloc-2008 from the end of the static area on."""
+        """(n,) bool: whether each granule is in use; in cpu_alloc-2008 from the end of the static region on."""
         return self._fresh(self._core.chunk_alloc_map(self._number))
 
     @property
@@ -354,7 +354,7 @@ class Allocator(_core.Calls):
     Parameters
     ----------
     layout : FirstChunkLayout, optional
-        First chunk to start from. Without one there are no boot chunks and no static area: chunk 0 is an ordinary
+        First chunk to start from. Without one there are no boot chunks and no static region: chunk 0 is an ordinary
         chunk, made when it is needed, and addresses start at 2**30.
     unit_size : int, optional
         Bytes of one CPU's share of a chunk. Needed without a layout, and only then.

@@ -55,7 +55,7 @@ class PercpuStats:
         One row a chunk, in the order of the text (the reserved one, then the lists by fullness), int64 unless noted:
         ``chunk`` (place in the text), ``label`` (category: ``reserved``, ``first``, ``plain``, ``to_depopulate``,
         ``sidelined``), ``nr_alloc``, ``max_alloc_bytes``, ``nr_empty_pop_pages``, ``first_free_bits``, ``free_bytes``,
-        ``contig_bytes`` (the hint), ``sum_frag_bytes`` and ``max_frag_bytes`` (holes before the last area),
+        ``contig_bytes`` (the hint), ``sum_frag_bytes`` and ``max_frag_bytes`` (gaps before the last area),
         ``cur_min_alloc_bytes``, ``cur_med_alloc_bytes``, ``cur_max_alloc_bytes``, ``memcg_aware`` (bool). What the
         kernel does not print is missing.
 
@@ -163,8 +163,8 @@ class PercpuStats:
         Result
             One row a chunk: ``chunk``, ``label``, ``nr_alloc``, ``used_bytes`` (live, rounding included),
             ``used_percent`` (float64), ``free_bytes``, ``contig_bytes`` (the hint: what the kernel believes to be the
-            largest free run), ``max_frag_bytes`` (the largest hole before the last area), ``largest_bytes`` (the
-            largest free run that exists: that hole, or what is free behind the last area), ``hidden_bytes`` (by how
+            largest free run), ``max_frag_bytes`` (the largest gap before the last area), ``largest_bytes`` (the
+            largest free run that exists: that gap, or what is free behind the last area), ``hidden_bytes`` (by how
             much it exceeds the hint: requests of a size between them pass the chunk by), ``hidden``, ``pinned``
             (bool), and if `cpus` is given ``all_used_bytes``, ``all_free_bytes`` and ``all_unit_bytes`` (times CPUs;
             the last is address space, and an upper bound of the memory).

@@ -302,7 +302,7 @@ def fill_level(
     Returns
     -------
     Workload
-        Phases ``alloc 1`` (the first batch, and the holes), ``alloc 2``, ``free 1`` (the second batch), ``free 2``.
+        Phases ``alloc 1`` (the first batch, and the gaps), ``alloc 2``, ``free 1`` (the second batch), ``free 2``.
 
     Examples
     --------

@@ -227,7 +227,7 @@ impl CpuAlloc {
         Ok((pos as u32, units as u32))
     }
 
-    /// Only size and alignment of the request matter: there is no reserved area, and nothing
+    /// Only size and alignment of the request matter: there is no reserved region, and nothing
     /// ever sleeps.
     fn serve<C: Counter>(&mut self, request: &Request, costs: &mut C) -> Outcome {
         if request.size == Bytes(0) {

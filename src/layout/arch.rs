@@ -127,7 +127,7 @@ pub struct ArchPreset {
     pub page_sizes: &'static [u64],
     /// The atom.
     pub atom: Atom,
-    /// There is a reserved area of the module reserve; else the module reserve is added to the dynamic size.
+    /// There is a reserved region of the module reserve; else the module reserve is added to the dynamic size.
     pub reserved: bool,
     /// Distances.
     pub distances: Distances,

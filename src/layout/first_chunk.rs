@@ -13,7 +13,7 @@
 //!                     ^ base_addr: rounded down to a page; hidden head = start_offset, hidden tail = end_offset
 //! ```
 //!
-//! The posting of July 2017 pads the reserved region so that only the region next to the static area has a
+//! The posting of July 2017 pads the reserved region so that only the region next to the static region has a
 //! hidden head; before that both chunks start at the unit's base and all of the unit's front is hidden.
 //!
 //! # Units
@@ -61,7 +61,7 @@ pub struct Region {
     pub nr_pages: u32,
     /// Granules in front that the chunk hides as an allocation that is never freed. 4.14 and later:
     /// `start_offset / granule`. Posting of July 2017: reserved offset / 4 rounded down (so up to three static
-    /// bytes lie in the first served granule), and 0 in a chunk that does not adjoin the static area. Before
+    /// bytes lie in the first served granule), and 0 in a chunk that does not adjoin the static region. Before
     /// 2017: `start_offset / granule`, for information only; the area map counts bytes.
     pub hidden_bits: u32,
 }

@@ -222,7 +222,7 @@ class FirstChunkLayout:
         early_size : int, optional
             Bytes that the first dynamic region has at least; the release's own by default.
         min_alloc_size, block_size : int, optional
-            Bytes of a granule and of a metadata block; 4 and one page in the kernel.
+            Bytes of a granule and of a block; 4 and one page in the kernel.
         word_bits : {64, 32}, optional
             The machine's word; sizes and addresses that overflow it are errors.
         vmalloc_size : int, optional
