@@ -46,7 +46,7 @@ endef
 .PHONY: bench-replay published sweep-check
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 .PHONY: performance instructions instructions-store
-.PHONY: operations mutants miri deny
+.PHONY: operations mutants miri deny drawings
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -66,7 +66,8 @@ help:
 	@echo 'make sweep-check       a sweep of 200 points run in every way: the same bytes'
 	@echo 'make bench       measure everything; record, picture, docs/performance.md'
 	@echo 'make instructions      instructions an operation against those stored (needs valgrind)'
-	@echo 'make fuzz SECONDS=n | notebooks | docs | readme | performance | instructions-store | test-all | clean'
+	@echo 'make docs        the site, into site/; make drawings: the drawings of the page on the model'
+	@echo 'make fuzz SECONDS=n | notebooks | readme | performance | instructions-store | test-all | clean'
 
 # ---- environment and build -------------------------------------------------------------
 
@@ -140,8 +141,8 @@ stubtest: build $(VENV)/.deps-dev
 	$(PY) -m mypy.stubtest percpu._core
 
 ruff: $(VENV)/.deps-dev
-	$(BIN)/ruff check --quiet python tests docs/examples $(wildcard benches)
-	$(BIN)/ruff format --quiet --check python tests docs/examples $(wildcard benches)
+	$(BIN)/ruff check --quiet python tests docs/*.py docs/examples $(wildcard benches)
+	$(BIN)/ruff format --quiet --check python tests docs/*.py docs/examples $(wildcard benches)
 
 # The recorded data that is part of a clone, each as far as it is there.
 data:
@@ -256,8 +257,14 @@ sweep-check: build $(VENV)/.deps-dev
 notebooks: build $(VENV)/.deps-dev
 	$(PY) -m pytest -q --nbmake --nbmake-timeout=600 -p no:cacheprovider -W default notebooks
 
-docs: $(VENV)/.deps-dev
-	$(BIN)/mkdocs build --strict --quiet --site-dir site
+# Warnings and dead links are errors; notebooks are run; needs no network.
+docs: build $(VENV)/.deps-dev
+	env -u MPLBACKEND NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet --site-dir site
+	$(PY) docs/check_site.py site
+
+# The drawings of docs/model.md.
+drawings: build
+	$(PY) docs/drawings.py
 
 # A source archive and a wheel, each installed and tried where nothing else is, without a network from then on where the
 # system lets one do without.

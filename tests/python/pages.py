@@ -13,7 +13,6 @@ The words after the opening fence are a language and, in quotes, a title:
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +44,10 @@ class Block:
         return self.title if re.fullmatch(r"[\w.-]+\.\w+", self.title) else ""
 
     def commands(self) -> Iterator[tuple[str, str, str]]:
-        """Prompt, command and output of each command of a ``console`` block."""
+        """Prompt, command as written and output of each command of a ``console`` block."""
         parts = re.split(r"^([$#]) ((?:.*\\\n)*.*)\n", self.text, flags=re.MULTILINE)
         assert not parts[0].strip(), f"line {self.line}: a console block begins with a prompt"
-        yield from zip(parts[1::3], (c.replace("\\\n", " ") for c in parts[2::3]), parts[3::3], strict=True)
+        yield from zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
 
 
 def blocks(page: Path) -> list[Block]:
@@ -60,5 +59,6 @@ def blocks(page: Path) -> list[Block]:
         line = text.count("\n", 0, match.start()) + 1
         assert info, f"{page}:{line}: ```{match['info']}"
         assert info["language"] in LANGUAGES, f"{page}:{line}: language {info['language']}"
-        found.append(Block(line, info["language"], info["title"] or "", textwrap.dedent(match["body"])))
+        body = re.sub(f"^{match['indent']}", "", match["body"], flags=re.MULTILINE)
+        found.append(Block(line, info["language"], info["title"] or "", body))
     return found

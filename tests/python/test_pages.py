@@ -1,7 +1,8 @@
 """Every code block of the documentation runs, and prints what the page says it prints.
 
 The blocks of a page run in order, in a directory of their own that has links to ``tests`` and ``docs``. Which
-blocks are run, and what their titles mean, is said in `pages`.
+blocks are run, and what their titles mean, is said in `pages`. With ``PERCPU_WRITE_DOCS=1`` the output of commands and
+prints is written into the page instead of being compared.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def equal(printed, shown):
 
 def run_command(command):
     """Run a command line: in this process where no shell is needed; return output, complaint, exit status."""
-    words = shlex.split(command)
+    words = shlex.split(command.replace("\\\n", " "))
     if words[0] != "percpu" or SHELL.search(command):
         assert "percpu" in words, f"{command}: only commands of the package are run"
         done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
@@ -76,10 +77,21 @@ def run_command(command):
 
 def parse_only(command):
     """A command that is not run is one that `percpu` knows, at least."""
-    words = shlex.split(command)
+    words = shlex.split(command.replace("\\\n", " "))
     if words[0] == "percpu":
         end = next((i for i, word in enumerate(words) if SHELL.search(word) or word == "2>&1"), len(words))
         _parser().parse_args(words[1:end])
+
+
+def check(where, page, printed, shown, complaint=""):
+    """Compare what was printed with what the page shows; or put it there."""
+    if equal(printed, shown):
+        return
+    if os.environ.get("PERCPU_WRITE_DOCS") and shown not in ("", "\n"):
+        # Blocks come in order, so that the first one of this text is the one.
+        page.write_text(page.read_text().replace(f"\n{shown}", "\n".join(["", *lines(printed), ""]), 1))
+        return
+    raise AssertionError(f"{where}\n{printed}{complaint}")
 
 
 @pytest.mark.filterwarnings("ignore:kernel .* not compared with a real kernel")
@@ -99,7 +111,7 @@ def test_blocks(page, directory):
                     continue
                 output, complaint, status = run_command(command)
                 if shown.strip():
-                    assert equal(output, shown), f"{where}: {command}\n{output}{complaint}"
+                    check(f"{where}: {command}", page, output, shown, complaint)
                 else:
                     assert status == 0, f"{where}: {command}\n{output}{complaint}"
         elif block.not_run:
@@ -111,7 +123,7 @@ def test_blocks(page, directory):
             printed = output.getvalue()
         elif block.title == "prints":
             assert printed is not None, f"{where}: nothing printed this"
-            assert equal(printed, block.text), f"{where}: printed\n{printed}"
+            check(where, page, printed, block.text)
 
 
 def test_few_blocks_are_not_run():
