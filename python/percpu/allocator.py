@@ -294,6 +294,7 @@ class Chunk:
         Returns
         -------
         matplotlib.axes.Axes
+            The axes.
         """
         from percpu.plot import plot_chunk
 
@@ -777,6 +778,7 @@ class Allocator(_core.Calls):
         Returns
         -------
         Area
+            Chunk, offset from its base and from the start of the unit, and size, in bytes.
 
         Raises
         ------
@@ -796,6 +798,7 @@ class Allocator(_core.Calls):
         Returns
         -------
         Area or None
+            The area, or None where there is none.
 
         Raises
         ------
@@ -819,6 +822,7 @@ class Allocator(_core.Calls):
         Returns
         -------
         int
+            The simulated address of that CPU's copy.
 
         Raises
         ------
@@ -903,6 +907,7 @@ class Allocator(_core.Calls):
         Returns
         -------
         str
+            The text, with its last line end.
 
         Raises
         ------
@@ -973,8 +978,10 @@ class Allocator(_core.Calls):
             A state file (JSON), plain or gzip, or its content.
         kernel : str, optional
             Release or engine.
-        balance, every
+        balance : {"manual", "eager"}, optional
             As for the constructor; by default the worker runs only when told.
+        every : int, optional
+            As for the constructor.
 
         Returns
         -------
@@ -1048,6 +1055,7 @@ class Allocator(_core.Calls):
         Returns
         -------
         Allocator
+            A whole copy: nothing is shared.
         """
         return self._wrap(self._core.copy())
 

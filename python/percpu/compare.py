@@ -102,6 +102,7 @@ class Comparison(Result):
         Returns
         -------
         matplotlib.axes.Axes
+            The axes.
         """
         from percpu.plot.compare import plot_comparison
 

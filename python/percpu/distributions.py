@@ -43,10 +43,12 @@ class Choice:
         Parameters
         ----------
         u : (n,) array of float
+            Shares: 0 is the lowest value, 1 the highest.
 
         Returns
         -------
         list of n values
+            A value for each of `u`.
         """
         n = len(self.values)
         return [self.values[min(int(x * n), n - 1)] for x in np.asarray(u, dtype=float)]
@@ -61,6 +63,7 @@ class Integers(Choice):
     Parameters
     ----------
     low, high : int
+        From 0 to 2^62.
     step : int, optional
         Distance of two values, from `low` on.
 
@@ -84,6 +87,7 @@ class PowersOfTwo(Choice):
     Parameters
     ----------
     low, high : int
+        At least 1.
 
     Examples
     --------
@@ -124,10 +128,12 @@ class LogIntegers:
         Parameters
         ----------
         u : (n,) array of float
+            Shares: 0 is the lowest value, 1 the highest.
 
         Returns
         -------
         list of n int
+            A number for each of `u`.
         """
         a, b = math.log(self.low), math.log(self.high)
         return [min(max(round(math.exp(a + (b - a) * float(x))), self.low), self.high) for x in np.asarray(u)]

@@ -150,6 +150,7 @@ class Checked:
         Returns
         -------
         int or None
+            The offset in bytes, or None if the engine has no room.
 
         Raises
         ------

@@ -120,6 +120,7 @@ class Result:
         Returns
         -------
         list of str
+            Names, in order.
         """
         return list(self._columns)
 
@@ -129,6 +130,7 @@ class Result:
         Returns
         -------
         list of (str, (n,) array)
+            Name and column, in order.
         """
         return list(self._columns.items())
 
@@ -196,6 +198,7 @@ class Result:
         Returns
         -------
         (n,) bool array
+            (n,) bool: where the column has no value.
         """
         if name not in self._columns:
             raise KeyError(name)
@@ -212,6 +215,7 @@ class Result:
         Returns
         -------
         dict
+            Value by name; None where there is none.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -231,6 +235,7 @@ class Result:
         Returns
         -------
         iterator of dict
+            One mapping a row, as `row` gives it.
         """
         return (self.row(i) for i in range(len(self)))
 
@@ -294,6 +299,7 @@ class Result:
         Returns
         -------
         pandas.DataFrame
+            One row a row of this, without an index of its own.
         """
         pd = _import("pandas", "analysis")
         data = {}
@@ -322,6 +328,7 @@ class Result:
         Returns
         -------
         pyarrow.Table
+            The columns; missing values are null.
         """
         pa = _import("pyarrow", "analysis")
         arrays = []
@@ -349,6 +356,7 @@ class Result:
         Returns
         -------
         xarray.Dataset
+            A variable a column.
         """
         xr = _import("xarray", "analysis")
         if not self.dims:

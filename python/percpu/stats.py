@@ -227,7 +227,9 @@ class PercpuStats:
 
         Parameters
         ----------
-        cpus, pinned_below
+        cpus : int, optional
+            As of `table`.
+        pinned_below : float, optional
             As of `table`.
 
         Returns
@@ -414,6 +416,7 @@ def read_percpu_stats(
     Returns
     -------
     PercpuStats
+        Totals, sizes and one row a chunk.
 
     Raises
     ------

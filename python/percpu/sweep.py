@@ -101,6 +101,7 @@ class Sweep(Result):
         Returns
         -------
         xarray.Dataset
+            A variable a column, a dimension a parameter.
         """
         xr = _import("xarray", "analysis")
         shape = tuple(len(self._axes[dim]) for dim in self.dims)
@@ -134,6 +135,7 @@ class Sweep(Result):
         Returns
         -------
         matplotlib.axes.Axes
+            The axes.
         """
         from percpu.plot.sweep import plot_sweep
 

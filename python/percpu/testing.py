@@ -169,6 +169,7 @@ def requests(*, max_size: int = 2048, max_align: int = 256, atomic: bool | None 
     Returns
     -------
     strategy of Alloc
+        Draws requests.
     """
     st = _strategies()
     size = st.one_of(st.integers(1, max_size), st.integers(1, min(max_size, 64)), st.sampled_from([4, 8, 16, max_size]))
@@ -213,6 +214,7 @@ def layouts(*, max_cpus: int = 16, max_nodes: int = 4, kernel: str = "6.12") -> 
     Returns
     -------
     strategy of FirstChunkLayout
+        Draws layouts.
     """
     st = _strategies()
 

@@ -168,6 +168,7 @@ class Trace(Result):
         Returns
         -------
         Trace
+            The events of that time, in order.
 
         Raises
         ------
@@ -195,6 +196,7 @@ class Trace(Result):
         Returns
         -------
         Trace
+            The events of those areas, in order.
         """
         top = 2**64 - 1
         first = integer("first_ns", first_ns)
@@ -264,6 +266,7 @@ class Trace(Result):
         Returns
         -------
         Trace
+            All events, in the order given.
 
         Raises
         ------
@@ -342,6 +345,7 @@ class Trace(Result):
         Returns
         -------
         TraceSummary
+            One row a kind of event, and what else was counted.
         """
         core = _core.TraceSummary()
         core.add(self._core)
@@ -501,6 +505,7 @@ def read_trace(
     Returns
     -------
     Trace
+        One row an event.
 
     Raises
     ------
@@ -511,7 +516,7 @@ def read_trace(
 
     See Also
     --------
-    iter_trace : files larger than memory.
+    iter_trace : Files larger than memory.
 
     Examples
     --------
@@ -533,7 +538,7 @@ def iter_trace(
     strict: bool = True,
     max_events: int | None = None,
 ) -> Iterator[Trace]:
-    """Read a recording block by block, in memory that does not depend on its length.
+    r"""Read a recording block by block, in memory that does not depend on its length.
 
     Parameters
     ----------
@@ -556,6 +561,15 @@ def iter_trace(
     ------
     TraceError, OSError
         As `read_trace`.
+
+    Examples
+    --------
+    >>> import io
+    >>> head = "# tracer: nop\n"
+    >>> line = "t-1 [000] d..2. 1.{:06}: percpu_free_percpu: base_addr=ffffe8ffffc00000 off={} ptr=000060795bb04a00\n"
+    >>> text = head + "".join(line.format(k, 8 * k) for k in range(5000))
+    >>> [len(block) for block in iter_trace(io.BytesIO(text.encode()), events=2000)]
+    [2000, 2000, 1000]
     """
     events = integer("events", events, 1, 2**26)
     return (block for block, _ in blocks_with_position(source, events=events, strict=strict, max_events=max_events))

@@ -104,6 +104,7 @@ class Workload:
         Returns
         -------
         Workload
+            The same procedure with other parameters.
 
         Raises
         ------
@@ -155,7 +156,22 @@ class Workload:
             yield rows
 
     def run(self, allocator: Allocator, *, places: bool = False, split: bool = False) -> WorkloadRun:
-        """Run it: `run` with this workload."""
+        """Run it: `run` with this workload.
+
+        Parameters
+        ----------
+        allocator : Allocator
+            As for `run`.
+        places : bool, optional
+            As for `run`.
+        split : bool, optional
+            As for `run`.
+
+        Returns
+        -------
+        WorkloadRun
+            One row a phase.
+        """
         return run(self, allocator, places=places, split=split)
 
     def __eq__(self, other: object) -> bool:
@@ -238,6 +254,7 @@ def make(name: str, **parameters: Any) -> Workload:
     Returns
     -------
     Workload
+        The workload; its steps are made when it runs.
 
     Raises
     ------
@@ -817,6 +834,7 @@ def steps(kind: Any, id: Any, size_bytes: Any, align_bytes: Any, flags: Any) -> 
     Returns
     -------
     Workload
+        The workload.
 
     Raises
     ------

@@ -22,6 +22,13 @@ def test_docstrings(name):
     assert result.failed == 0
 
 
+def test_docstrings_of_the_extension():
+    text = inspect.getdoc(pc.Allocator.alloc)
+    test = doctest.DocTestParser().get_doctest(text, {"Allocator": pc.Allocator}, "alloc", None, None)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
 def public():
     for name in pc.__all__:
         value = getattr(pc, name)

@@ -74,6 +74,7 @@ class Explanation:
         Returns
         -------
         dict
+            Plain values, ready for JSON.
         """
         return dict(self.__dict__)
 
@@ -134,6 +135,7 @@ class Explained(Sequence[Explanation]):
         Returns
         -------
         dict
+            Plain values, ready for JSON.
         """
         unknown = [{"line": line, "text": text} for line, text in self.unknown]
         return {"messages": [m.to_dict() for m in self], "unknown": unknown, "nr_other": self.nr_other}

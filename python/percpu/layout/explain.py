@@ -114,7 +114,18 @@ class LayoutExplanation:
         return {"layout": {k: v for k, v in self.layout._core.record().items() if k != "vm_area"}, **self._found}
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the layout: groups as rows, units as cells; see `percpu.plot.plot_layout`."""
+        """Draw the layout: groups as rows, units as cells; see `percpu.plot.plot_layout`.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes.
+        """
         return self.layout.plot(ax=ax)
 
     def __repr__(self) -> str:

@@ -499,7 +499,18 @@ class FirstChunkLayout:
         return LayoutExplanation(self, self._core.explain())
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw groups, units, holes and regions; see `percpu.plot.plot_layout`."""
+        """Draw groups, units, holes and regions; see `percpu.plot.plot_layout`.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes.
+        """
         from percpu.plot import plot_layout
 
         return plot_layout(self, ax=ax)

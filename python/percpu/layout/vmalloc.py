@@ -197,6 +197,7 @@ class VmallocSpace:
         Returns
         -------
         PlacedAreas
+            The areas, one a group.
 
         Raises
         ------

@@ -100,6 +100,7 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
     """
     plt = _style.pyplot()
     from matplotlib.legend_handler import HandlerTuple

@@ -143,6 +143,7 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
     """
     plt = _style.pyplot()
     from matplotlib.patches import Patch, Rectangle
@@ -223,6 +224,7 @@ def plot_waste(result: Any, ax: Any = None, *, x: str = "nr_cpus", y: str = "nr_
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
     """
     plt = _style.pyplot()
     keep = np.ones(len(result), dtype=bool)

@@ -43,6 +43,7 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
 
     Raises
     ------
