@@ -103,12 +103,14 @@ build: $(VENV)/.built
 demo: build
 	$(BIN)/percpu demo --out $(OUT)
 
-# Writes the true output of the demo into the README, and its picture into docs/img/.
+# Writes the true output of the demo and the figures of the other pages into the README, and the picture of the demo
+# into docs/img/.
 readme: build
 	@mkdir -p build docs/img
 	$(BIN)/percpu demo --out $(OUT) | tee build/demo.txt
 	$(call fill,README.md,demo-output,build/demo.txt)
 	cp $(OUT)/chunk.png docs/img/chunk.png
+	$(PY) docs/figures.py
 
 # ---- tests -----------------------------------------------------------------------------
 

@@ -87,6 +87,17 @@ def test_faults_of_the_site_are_found(tmp_path):
     assert check(tmp_path) == ["notebooks/n/index.html: a notebook without a picture"]
 
 
+def test_the_figures_of_the_readme_are_those_of_the_pages():
+    """If not: `make readme`."""
+    text = (ROOT / "README.md").read_text()
+    table = script("figures").table()
+    assert len(table.splitlines()) == 7
+    assert f"<!-- figures -->\n{table}<!-- /figures -->" in text
+    targets = re.findall(r"\| `make ([\w-]+)` \|", table)
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
 def test_drawings(tmp_path):
     """Each is drawn anew, with what it claims asserted; the page shows all of them and no other."""
     pytest.importorskip("matplotlib")
