@@ -12,6 +12,7 @@ __all__ = ["plot_chunk"]
 
 _FREE, _HIDDEN, _AREA_A, _AREA_B, _SHARED = range(5)
 _ROWS = 64  # beyond this many blocks, several stand in one row
+_BRACKET_ROWS = 20  # beyond this many rows there is no room for the brackets of the blocks
 _COLUMNS = 512  # beyond this many bits in a row, several stand in one cell
 
 
@@ -53,40 +54,72 @@ def _pieces(start: int, length: int, row_bits: int) -> list[tuple[int, int, int]
     return pieces
 
 
-def _reduce(codes: np.ndarray, row_bits: int, columns: int) -> np.ndarray:
-    """Colour a cell of several bits: mixed towards white by its free share; the areas' own colours where pure."""
-    from matplotlib.colors import to_rgb
+def _without_memory(chunk: Any, nr_bits: int) -> np.ndarray:
+    """Whether each bit lies in a page without memory."""
+    populated = np.asarray(chunk.populated, dtype=bool)
+    return ~np.repeat(populated, nr_bits // max(len(populated), 1))[:nr_bits]
 
-    colours = (_style.FREE, _style.HIDDEN, _style.AREA_A, _style.AREA_B, _style.SHARED)
-    palette = np.array([to_rgb(c) for c in colours])
+
+def _reduce(codes: np.ndarray, row_bits: int, columns: int, bare: np.ndarray) -> np.ndarray:
+    """Colour a cell of several bits: mixed towards its ground by its free share; the areas' own colours where pure.
+
+    The ground of pages with memory is shaded, that of `bare` ones white. Returns (rows, columns, 3) from 0 to 1.
+    """
+    colours = (_style.FREE, _style.HIDDEN, _style.AREA_A, _style.AREA_B, _style.SHARED, _style.POPULATED)
+    palette = np.array([_style.rgb(c) for c in colours])
+    backed = len(palette) - 1
     rows = -(-len(codes) // row_bits)
     padded = np.full(rows * row_bits, _FREE, dtype=np.uint8)
-    padded[: len(codes)] = codes
+    padded[: len(codes)] = np.where((codes == _FREE) & ~bare, backed, codes)
     cells = padded.reshape(rows, columns, row_bits // columns)
-    counts = np.stack([(cells == code).sum(axis=2) for code in range(4)], axis=-1).astype(float)
-    both = (counts[..., _AREA_A] > 0) & (counts[..., _AREA_B] > 0)
-    used = counts[..., _AREA_A] + counts[..., _AREA_B]
-    mixed = np.concatenate([counts, np.zeros((rows, columns, 1))], axis=-1)
-    mixed[..., _SHARED] = np.where(both, used, 0)
-    mixed[..., _AREA_A] = np.where(both, 0, counts[..., _AREA_A])
-    mixed[..., _AREA_B] = np.where(both, 0, counts[..., _AREA_B])
-    share = mixed / mixed.sum(axis=-1, keepdims=True)
+    share = np.stack([(cells == code).mean(axis=2) for code in range(len(palette))], axis=-1)
+    both = (share[..., _AREA_A] > 0) & (share[..., _AREA_B] > 0)
+    share[..., _SHARED] = np.where(both, share[..., _AREA_A] + share[..., _AREA_B], 0)
+    share[both, _AREA_A] = share[both, _AREA_B] = 0
     # A sparse cell must not fade to nothing: any used bit tints it by at least a quarter.
-    occupied = 1 - share[..., _FREE]
-    lift = np.where((occupied > 0) & (occupied < 0.25), 0.25 / np.maximum(occupied, 1e-9), 1.0)[..., None]
-    share[..., 1:] *= lift
-    share[..., _FREE] = 1 - share[..., 1:].sum(axis=-1)
-    return np.clip(share @ palette, 0, 1)
+    ground = share[..., _FREE] + share[..., backed]
+    sparse = (ground < 1) & (ground > 0.75)
+    fade = np.where(sparse, 0.75 / np.maximum(ground, 1e-9), 1.0)
+    lift = np.where(sparse, 0.25 / np.maximum(1 - ground, 1e-9), 1.0)
+    scale = np.repeat(lift[..., None], len(palette), axis=-1)
+    scale[..., _FREE] = scale[..., backed] = fade
+    return np.clip((share * scale) @ palette, 0, 1)
+
+
+def grid_of(nr_bits: int, block_bits: int, rows: int, columns: int) -> tuple[int, int]:
+    """Bits of a row and cells of a row, so that there are no more than `rows` rows of `columns` cells.
+
+    Examples
+    --------
+    >>> grid_of(8 * 1024, 1024, 64, 512), grid_of(256 * 1024, 1024, 64, 512)
+    ((1024, 512), (4096, 512))
+    """
+    per_row = 1
+    while -(-nr_bits // block_bits) > rows * per_row:
+        per_row *= 2
+    row_bits = block_bits * per_row
+    cells = min(row_bits, columns)
+    while row_bits % cells:
+        cells -= 1
+    return row_bits, cells
+
+
+def picture(chunk: Any, rows: int = _ROWS, columns: int = _COLUMNS) -> tuple[np.ndarray, int]:
+    """Reduce the map of a chunk to few cells: colours (rows, columns, 3) from 0 to 1, and the bits of a row."""
+    codes = _classify(chunk)
+    row_bits, cells = grid_of(len(codes), int(chunk.block_bits), rows, columns)
+    return _reduce(codes, row_bits, cells, _without_memory(chunk, len(codes))), row_bits
 
 
 def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     """Draw the map of a chunk.
 
     One row is one block (in large chunks several), one cell is one granule (or several). Neighbouring areas
-    have alternating blues, hidden parts of boot chunks are grey, free space is white, pages without memory are
-    hatched. The chunk's own hints are drawn over it: the largest known free run (``contig_hint``) and the smaller one
-    before it (``scan_hint``) as frames, ``first_free`` as a mark. The bar at the right shows how full each
-    row is; where a row is one block, a line shows the block's own ``contig_hint``, measured from the right: the further
+    have alternating blues, hidden parts of boot chunks are grey; free space is shaded where memory is behind the page,
+    and white and hatched where none is. The chunk's own hints are drawn over it: the largest known free run
+    (``contig_hint``) and the smaller one before it (``scan_hint``) as frames, ``first_free`` as a mark. Where a row is
+    one block, and there are few, brackets below it show the block's own ``contig_hint`` and ``scan_hint``. The bar at
+    the right shows how full each row is, and a line the block's ``contig_hint``, measured from the right: the further
     it is from the end of the bar, the more the free space of the block is split up.
 
     Parameters
@@ -110,24 +143,20 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     codes = _classify(chunk)
     nr_bits, block_bits = len(codes), int(chunk.block_bits)
     granule = int(getattr(chunk, "min_alloc_size", 4))
-    nr_blocks = -(-nr_bits // block_bits)
-    per_row = 1
-    while nr_blocks > _ROWS * per_row:
-        per_row *= 2
-    row_bits = block_bits * per_row
+    row_bits, columns = grid_of(nr_bits, block_bits, _ROWS, _COLUMNS)
+    per_row = row_bits // block_bits
     rows = -(-nr_bits // row_bits)
-    columns = min(row_bits, _COLUMNS)
 
     if ax is None:
         height = min(2.2 + 0.19 * max(rows, 6), 13.5)
         _, ax = plt.subplots(figsize=(10.5, height), layout="constrained")
-    ax.set_facecolor("#F3F4F6")
-    image = _reduce(codes, row_bits, columns)
+    ax.set_facecolor(_style.PAPER)
+    image = _reduce(codes, row_bits, columns, _without_memory(chunk, nr_bits))
     ax.imshow(image, extent=(0, row_bits, rows, 0), aspect="auto", interpolation="nearest", zorder=1)
 
     # What the last row does not have.
     if nr_bits % row_bits:
-        ax.add_patch(Rectangle((nr_bits % row_bits, rows - 1), row_bits, 1, color="#F3F4F6", zorder=3))
+        ax.add_patch(Rectangle((nr_bits % row_bits, rows - 1), row_bits, 1, color=_style.PAPER, zorder=3))
 
     # Pages without memory behind them.
     populated = np.asarray(chunk.populated, dtype=bool)
@@ -157,7 +186,7 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     # Hints.
     handles = [
         (Patch(facecolor=_style.AREA_A), Patch(facecolor=_style.AREA_B)),
-        Patch(facecolor="white", edgecolor=_style.GRID, label="free"),
+        Patch(facecolor=_style.POPULATED, edgecolor=_style.GRID, label="free (populated)"),
     ]
     if (codes == _HIDDEN).any():
         handles.append(Patch(facecolor=_style.HIDDEN, label="hidden"))
@@ -179,6 +208,8 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
                 label=f"{name} {_style.human_bytes(length * granule)} @ {start * granule:,}",
             )
         )
+    if per_row == 1 and rows <= _BRACKET_ROWS:
+        _brackets(ax, chunk, handles)
     first_free = _scalar(hints, "first_free")
     if first_free is None:
         first_free = _scalar(hints, "first_bit")
@@ -232,6 +263,27 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
         borderaxespad=0,
     )
     return ax
+
+
+def _brackets(ax: Any, chunk: Any, handles: list[Any]) -> None:
+    """Draw the hints of each block as brackets at the bottom of its row."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    blocks = getattr(chunk, "blocks", None)
+    names = getattr(getattr(blocks, "dtype", None), "names", None) or ()
+    for name, colour, foot in (("contig_hint", _style.CONTIG, 0.93), ("scan_hint", _style.SCAN, 0.8)):
+        if name not in names:
+            continue
+        shapes = []
+        for row, block in enumerate(blocks):
+            length, start = int(block[name]), int(block[f"{name}_start"])
+            if length > 0:
+                left, right, low, high = start, start + length, row + foot, row + foot - 0.14
+                shapes.append([(left, high), (left, low), (right, low), (right, high)])
+        if shapes:
+            ax.add_collection(LineCollection(shapes, colors=colour, linewidths=1.3, zorder=4, label=f"block {name}"))
+            handles.append(Line2D([], [], color=colour, linewidth=1.3, label=f"{name} of each block"))
 
 
 def _frame(ax: Any, pieces: list[tuple[int, int, int]], row_bits: int, rows: int, colour: str) -> None:
@@ -294,7 +346,7 @@ def _row_bars(ax: Any, codes: np.ndarray, chunk: Any, row_bits: int, rows: int, 
     side.set_xticks([1], ["100 %"], fontsize=8)
     side.tick_params(length=0, colors=_style.TEXT)
     side.set_xlabel("used", fontsize=9)
-    side.set_facecolor("#F3F4F6")
+    side.set_facecolor(_style.PAPER)
     for spine in side.spines.values():
         spine.set_visible(False)
     return with_hints

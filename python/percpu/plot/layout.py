@@ -196,6 +196,7 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
     ax.set_ylim(0, 1)
     ax.set_yticks([])
     ax.set_xticks([x for x, _ in marks], [f"{address:x}" for _, address in marks], fontsize=7, rotation=12, ha="right")
+    ax.set_xlabel("address (hexadecimal, bytes)", fontsize=9)
     for name, side in ax.spines.items():
         side.set_visible(name == "bottom")
     ax.set_title(

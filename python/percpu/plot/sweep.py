@@ -11,16 +11,6 @@ from percpu.plot import _style
 
 __all__ = ["plot_sweep"]
 
-_LINES = (
-    _style.AREA_A,
-    _style.CONTIG,
-    _style.SCAN,
-    _style.FIRST_FREE,
-    _style.AREA_B,
-    _style.HIDDEN,
-    "#E69F00",
-    "#000000",
-)
 _MARKERS = "osD^vPX*"
 _MAP_FROM = 5
 """Values of both parameters from which on colours are easier to read than lines."""
@@ -93,7 +83,7 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
         # What others cover is drawn broader, so that equal lines are seen.
         under = min(len(up) - 1 - place, 4)
         style = {
-            "color": _LINES[place % len(_LINES)],
+            "color": _style.SERIES[place % len(_style.SERIES)],
             "marker": _MARKERS[place % len(_MARKERS)],
             "markersize": 5 + 2 * under,
         }
@@ -103,7 +93,7 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
         ax.plot(places, heights, linestyle=line, linewidth=1.5 + under, label=label, **style)
     _axis(ax.xaxis, sweep, x, across, ax.set_xscale)
     if sweep.unit(value) == "bytes":
-        _byte_ticks(ax.yaxis, min(mean.values()), max(mean.values()))
+        _style.byte_ticks(ax.yaxis, min(mean.values()), max(mean.values()))
     ax.set_xlabel(x)
     ax.set_ylabel(value.replace("_", " "))
     ax.grid(axis="y", color=_style.GRID, linewidth=0.5)
@@ -116,18 +106,6 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
     if by is not None:
         ax.legend(frameon=False, fontsize=9)
     return ax
-
-
-def _byte_ticks(axis: Any, low: float, high: float) -> None:
-    """Ticks at multiples of a power of two."""
-    from matplotlib.ticker import MultipleLocator
-
-    step = 1.0
-    # Where all values are equal, the axis is a tenth of them long.
-    while max(high - low, high / 8) / step > 6:
-        step *= 2
-    axis.set_major_locator(MultipleLocator(step))
-    axis.set_major_formatter(lambda number, _: _style.human_bytes(number))
 
 
 def _label(sweep: Any, parameter: str, value: Any) -> str:
@@ -161,6 +139,6 @@ def _map(
     bar = ax.figure.colorbar(image, ax=ax)
     bar.set_label(value.replace("_", " "))
     if sweep.unit(value) == "bytes":
-        _byte_ticks(bar.ax.yaxis, float(np.nanmin(cells)), float(np.nanmax(cells)))
+        _style.byte_ticks(bar.ax.yaxis, float(np.nanmin(cells)), float(np.nanmax(cells)))
     ax.tick_params(length=0, colors=_style.TEXT, labelsize=9)
     return ax

@@ -10,14 +10,17 @@ from percpu.plot import _style
 
 __all__ = ["plot_timeline"]
 
+_POINTS = 2000  # samples beyond these are joined: no screen shows more
+
 
 def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> Any:
     """Draw the timeline of a replay.
 
-    Events run to the right. The upper part shows what is allocated, for one CPU, as the mean of each sample with a band
-    from the least to the largest. Of a replay on an engine it shows what is backed by memory too (the gap between the
-    two is what placement costs), and below the stock of empty populated pages; of one that follows a trace, below, the
-    live areas, and those learnt to have been there before and not freed yet. At the bottom is the number of chunks.
+    Events run to the right; of more than 2000 samples neighbours are joined. The upper part shows what is allocated,
+    for one CPU, as the mean of each sample with a band from the least to the largest. Of a replay
+    on an engine it shows what is backed by memory too (the gap between the two is what placement costs), and below the
+    stock of empty populated pages; of one that follows a trace, below, the live areas, and those learnt to have been
+    there before and not freed yet. At the bottom is the number of chunks.
 
     Parameters
     ----------
@@ -38,7 +41,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     plt = _style.pyplot()
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    data = getattr(timeline, "timeline", timeline)
+    data = reduce_timeline(getattr(timeline, "timeline", timeline), _POINTS)
     event = np.asarray(data["event"])
     on_engine = "populated_pages" in data
     if ax is None:
@@ -117,3 +120,31 @@ def _band(part: Any, event: np.ndarray, values: tuple[np.ndarray, np.ndarray, np
     low, _, high = values
     if (high > low).any():
         part.fill_between(event, low, high, step="pre", color=color, alpha=0.25, linewidth=0)
+
+
+def reduce_timeline(timeline: Any, limit: int) -> dict[str, np.ndarray]:
+    """Join neighbouring samples until there are at most `limit`: the least of least, the largest of largest."""
+    names = list(timeline)
+    columns = {name: np.asarray(timeline[name]) for name in names}
+    n = len(columns["event"])
+    if n <= limit:
+        return columns
+    cuts = _style.buckets(n, limit)
+    last = np.append(cuts[1:], n) - 1
+    counts = np.diff(np.append(cuts, n))
+    reduced = {}
+    for name, values in columns.items():
+        if name.startswith("min_"):
+            reduced[name] = np.minimum.reduceat(values, cuts)
+        elif name.startswith("max_"):
+            reduced[name] = np.maximum.reduceat(values, cuts)
+        elif name.startswith("mean_"):
+            reduced[name] = np.add.reduceat(values, cuts) / counts
+        else:
+            reduced[name] = values[last]
+            # What was one value a sample has a least, mean and largest now.
+            if name not in ("event", "time_ns") and f"min_{name}" not in columns:
+                reduced[f"min_{name}"] = np.minimum.reduceat(values, cuts)
+                reduced[f"max_{name}"] = np.maximum.reduceat(values, cuts)
+                reduced[f"mean_{name}"] = np.add.reduceat(values.astype(float), cuts) / counts
+    return reduced

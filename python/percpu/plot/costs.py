@@ -1,0 +1,152 @@
+"""Counted work: totals side by side, and its course over single operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from percpu import _core
+from percpu.errors import InvalidRequest
+from percpu.plot import _style
+
+__all__ = ["plot_costs"]
+
+_POINTS = 800
+_UNITS = {name: unit for name, unit, *_ in _core.COSTS}
+
+
+def plot_costs(costs: Any, counters: Sequence[str] | None = None, ax: Any = None) -> Any:
+    """Draw counted work.
+
+    Totals are bars on a logarithmic axis, a group for each counter; a comparison has a bar for each engine. Counts of
+    single operations (``costs`` of `AllocBatch`, of `Allocator.free_many`) are drawn over the operations instead, a
+    panel a counter: the largest and the mean of each stretch.
+
+    Parameters
+    ----------
+    costs : mapping, Comparison, Result or object with ``costs``
+        Totals by name (`Allocator.costs`, `Replay.costs`), a result with ``cost_`` columns, or one row an operation.
+        Of an object with ``costs``, those.
+    counters : sequence of str, optional
+        Names of `percpu.counters`; those that counted anything by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; it is divided for single operations. A new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    InvalidRequest
+        If nothing was counted, or there is no such counter.
+
+    Examples
+    --------
+    >>> import percpu as pc
+    >>> a = pc.Allocator(unit_size=32 << 10, nr_units=2, engine="areamap")
+    >>> batch = a.alloc_many([4, 4, 8], 8, costs=True)
+    >>> ax = plot_costs(a.costs(), ["pages_populated", "page_mappings"])
+    >>> [float(bar.get_width()) for bar in ax.patches]
+    [5.0, 10.0]
+    """
+    if not isinstance(costs, Mapping) and hasattr(costs, "costs"):
+        costs = costs.costs() if callable(costs.costs) else costs.costs
+    if costs is None:
+        raise InvalidRequest("costs: nothing was counted", parameter="costs")
+    if isinstance(costs, Mapping):
+        values = {name: np.array([value or 0]) for name, value in costs.items()}
+        return _bars([""], _chosen(values, counters), ax)
+    columns = {name.removeprefix("cost_"): costs[name] for name in costs if name.startswith("cost_")}
+    if columns:
+        first = next(iter(costs))
+        names = [str(name) for name in costs[first]]
+        values = {
+            name: np.where(costs.missing(f"cost_{name}"), np.nan, column.astype(float))
+            for name, column in columns.items()
+        }
+        chosen = _chosen(values, counters)
+        counted = np.any([~np.isnan(column) for column in chosen.values()], axis=0)
+        names = [name for name, there in zip(names, counted, strict=True) if there]
+        return _bars(names, {name: column[counted] for name, column in chosen.items()}, ax)
+    return _course(_chosen({name: costs[name] for name in costs}, counters), ax)
+
+
+def _chosen(values: dict[str, np.ndarray], counters: Sequence[str] | None) -> dict[str, np.ndarray]:
+    if counters is None:
+        chosen = {name: v for name, v in values.items() if name in _UNITS and np.nansum(v) > 0}
+    else:
+        for name in counters:
+            if name not in values:
+                raise InvalidRequest(f"counters: {name!r} is none of {', '.join(values)}", parameter="counters")
+        chosen = {name: values[name] for name in counters}
+    if not chosen:
+        raise InvalidRequest("costs: nothing was counted", parameter="costs")
+    return chosen
+
+
+def _label(name: str) -> str:
+    unit = _UNITS.get(name, "")
+    words = name.replace("_", " ")
+    return words if unit in name or not unit else f"{words}, {unit}"
+
+
+def _bars(names: list[str], values: dict[str, np.ndarray], ax: Any) -> Any:
+    plt = _style.pyplot()
+    height = 0.8 / len(names)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(9.5, 1.2 + (0.16 + 0.13 * len(names)) * len(values)), layout="constrained")
+    top = max(float(np.nanmax(v, initial=0)) for v in values.values())
+    for place, name in enumerate(names):
+        middle = np.arange(len(values)) - 0.4 + (place + 0.5) * height
+        widths = [float(v[place]) for v in values.values()]
+        colour = _style.SERIES[place % len(_style.SERIES)]
+        ax.barh(middle, np.nan_to_num(widths), height=height * 0.9, color=colour, label=name or None)
+        for y, width in zip(middle, widths, strict=True):
+            text = "not counted" if np.isnan(width) else f"{width:,.0f}"
+            ax.text(max(np.nan_to_num(width), 0.5) * 1.12, y, text, va="center", fontsize=8, color=_style.TEXT)
+    ax.set_xscale("log")
+    ax.set_xlim(0.5, max(top, 1) * 8)
+    ax.set_yticks(np.arange(len(values)), [_label(name) for name in values])
+    ax.invert_yaxis()
+    ax.set_xlabel("count, logarithmic")
+    ax.grid(axis="x", color=_style.GRID, linewidth=0.5)
+    ax.set_axisbelow(True)
+    _style.bare(ax, keep=("left",))
+    if len(names) > 1:
+        ax.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(names), 6))
+    return ax
+
+
+def _course(values: dict[str, np.ndarray], ax: Any) -> Any:
+    plt = _style.pyplot()
+    if ax is None:
+        _, ax = plt.subplots(figsize=(10, 0.8 + 1.15 * len(values)), layout="constrained")
+    ax.axis("off")
+    n = len(next(iter(values.values())))
+    cuts = _style.buckets(n, _POINTS)
+    counts = np.diff(np.append(cuts, n))
+    tall = 1 / len(values)
+    first = None
+    for row, (name, column) in enumerate(values.items()):
+        panel = ax.inset_axes((0, 1 - (row + 1) * tall + 0.12 * tall, 1, 0.66 * tall), sharex=first)
+        first = first or panel
+        largest = np.maximum.reduceat(column, cuts).astype(float)
+        mean = np.add.reduceat(column.astype(float), cuts) / counts
+        panel.fill_between(cuts, largest, step="post", color=_style.AREA_B, alpha=0.6, linewidth=0, label="largest")
+        panel.step(cuts, mean, where="post", color=_style.AREA_A, linewidth=1.2, label="mean")
+        panel.set_ylim(bottom=0, top=max(float(largest.max()), 1) * 1.1)
+        panel.set_xlim(0, max(n - 1, 1))
+        panel.set_title(_label(name), loc="left", fontsize=9.5, color=_style.TEXT, pad=3)
+        panel.set_ylabel(_UNITS.get(name, "count"), fontsize=8.5)
+        panel.grid(axis="y", color=_style.GRID, linewidth=0.5)
+        _style.bare(panel)
+        if row < len(values) - 1:
+            panel.tick_params(labelbottom=False)
+        else:
+            panel.set_xlabel("operation")
+    assert first is not None
+    first.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
+    return first

@@ -1,0 +1,290 @@
+"""Figures of lists, chunks over time, costs, address space, and bars: what is drawn is what is there."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import percpu as pc
+from percpu import plot
+from percpu.plot import _style, heatmap
+from percpu.plot.chunk import _AREA_A, _FREE, _reduce, grid_of
+
+mpl = pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def _agg():
+    import matplotlib.pyplot as plt
+
+    mpl.use("Agg")
+    yield
+    plt.close("all")
+
+
+def drawn(ax):
+    ax.figure.canvas.draw()
+    return ax
+
+
+# -- chunk -------------------------------------------------------------------------------
+
+
+def test_every_block_has_brackets_at_its_hints():
+    a = pc.Allocator(unit_size=16 << 10, nr_units=2, page_size=1024, block_size=1024)
+    batch = a.alloc_many(np.random.default_rng(3).integers(4, 600, 60))
+    a.free_many(batch.ptr[batch.ok][::3])
+    chunk = a.chunks[0]
+    ax = drawn(chunk.plot())
+    found = {c.get_label(): c for c in ax.collections if c.get_label().startswith("block ")}
+    for name in ("contig_hint", "scan_hint"):
+        expected = [
+            (row, int(block[f"{name}_start"]), int(block[name]))
+            for row, block in enumerate(chunk.blocks)
+            if block[name] > 0
+        ]
+        segments = found[f"block {name}"].get_segments()
+        assert [(int(s[1][1]), s[1][0], s[2][0] - s[1][0]) for s in segments] == expected
+        assert expected
+
+
+def test_the_ground_says_whether_memory_is_there():
+    codes = np.full(64, _FREE, dtype=np.uint8)
+    codes[40:48] = _AREA_A
+    bare = np.arange(64) < 32
+    cells = _reduce(codes, 64, 8, bare)[0]
+    assert np.allclose(cells[0], _style.rgb(_style.FREE))
+    assert np.allclose(cells[4], _style.rgb(_style.POPULATED))
+    assert np.allclose(cells[5], _style.rgb(_style.AREA_A))
+    one = codes.copy()
+    one[:] = _FREE
+    one[0] = _AREA_A
+    assert np.allclose(_reduce(one, 64, 1, bare)[0, 0] @ [1, 1, 1], 0.25 * sum(_style.rgb(_style.AREA_A)) + 0.75 * (
+        31 / 63 * sum(_style.rgb(_style.FREE)) + 32 / 63 * sum(_style.rgb(_style.POPULATED))))  # fmt: skip
+
+
+@pytest.mark.parametrize("nr_bits", [16, 1000, 1 << 16, 3 << 18])
+@pytest.mark.parametrize("block_bits", [16, 24, 1024])
+def test_the_grid_is_bounded_and_covers_all(nr_bits, block_bits):
+    row_bits, cells = grid_of(nr_bits, block_bits, 32, 256)
+    rows = -(-nr_bits // row_bits)
+    assert rows <= 32
+    assert cells <= 256
+    assert row_bits % cells == row_bits % block_bits == 0
+
+
+# -- lists -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["2008", "4.13", "rfc-v1", "4.19", "5.4", "6.12"])
+def test_lists_show_each_chunk_in_its_place_as_full_as_it_is(kernel):
+    a = pc.Allocator(unit_size=32 << 10, nr_units=2, kernel=kernel)
+    a.alloc_many(np.full(90, 900))
+    ax = drawn(plot.plot_slots(a))
+    boxes = {p.get_gid(): p for p in ax.patches if p.get_gid()}
+    assert set(boxes) == {f"chunk {number}" for number in a.chunks}
+    lists = [numbers for numbers in a.slots if numbers] or [list(a.chunks)]
+    assert len(ax.get_yticklabels()) == len(lists)
+    for row, numbers in enumerate(lists):
+        for place, number in enumerate(numbers):
+            box = boxes[f"chunk {number}"]
+            assert (int(box.get_x()), int(box.get_y() + box.get_height())) == (place, row)
+            used = 1 - a.chunks[number].free_bytes / a.unit_size
+            assert -box.get_height() == pytest.approx(0.8 * used)
+
+
+def test_names_of_lists_follow_the_sizes():
+    a = pc.Allocator(unit_size=64 << 10, nr_units=2)
+    for slot in range(1, 10):
+        low, high = re.fullmatch(r"(\d+) to (\d+) B|from (.*)", plot.slot_name(a, slot)).group(1, 2)
+        if low is None:
+            continue
+        # A fresh chunk whose largest free run is of that size is on that list.
+        for size in (int(low), int(high)):
+            assert max(size.bit_length() - 5 + 2, 1) == slot
+
+
+def test_many_chunks_of_a_list_are_counted():
+    a = pc.Allocator(unit_size=32 << 10, nr_units=2)
+    a.alloc_many(np.full(40, 32 << 10))
+    ax = drawn(plot.plot_slots(a))
+    assert "+16" in [text.get_text() for text in ax.texts]
+
+
+# -- chunks over time --------------------------------------------------------------------
+
+
+def naive_heat(trace, ends):
+    live, rows, names = {}, [], []
+    row_of = {}
+    for index, event in enumerate(trace.rows()):
+        key = event["base_addr"], event["off_bytes"]
+        if event["kind"] == "alloc":
+            live[key] = event["size_bytes"]
+        elif event["kind"] == "free":
+            live.pop(key, None)
+        if event["kind"] in ("alloc", "free") and key[0] not in row_of:
+            row_of[key[0]] = len(row_of)
+            names.append(key[0])
+        if index + 1 in ends:
+            sums = dict.fromkeys(row_of, 0)
+            for (base, _), size in live.items():
+                sums[base] += size
+            rows.append([sums.get(base, 0) for base in names])
+    return np.array([row + [0] * (len(names) - len(row)) for row in rows], dtype=float).T
+
+
+@pytest.mark.parametrize("sort", [False, True])
+@pytest.mark.parametrize("name", ["netns-612-3+1", "fork-612-4cpu", "cg-up"])
+def test_live_bytes_of_each_chunk(recordings, name, sort, monkeypatch):
+    directory = next((run for run in recordings if run.name == name), None)
+    if directory is None:
+        pytest.skip("no such recording")
+    trace = pc.read_trace(directory / "trace.txt.gz")
+    if sort:
+        monkeypatch.setattr(heatmap, "_CELLS", 1)
+        monkeypatch.setattr(heatmap, "_HASH_BITS", 1)
+    heat = plot.chunk_heat(trace, 17)
+    assert heat.event[-1] == len(trace)
+    expected = naive_heat(trace, set(heat.event.tolist()))
+    assert heat.bytes.shape == expected.shape
+    there = ~np.isnan(heat.bytes)
+    assert np.array_equal(heat.bytes[there], expected[there])
+    # Nothing is live in what does not exist.
+    assert (expected[~there] == 0).all()
+    assert there.any()
+
+
+def test_the_replay_knows_all_that_is_in_use(recordings):
+    directory = recordings[0]
+    trace = pc.read_trace(next(directory.glob("trace.*")) if not (directory / "trace.txt.gz").exists()
+                           else directory / "trace.txt.gz")  # fmt: skip
+    run = pc.replay(trace, pc.Allocator.from_state(directory / "state-a.json.gz"))
+    ax = drawn(plot.plot_heatmap(run, stretches=9))
+    (mesh,) = ax.collections
+    values = np.ma.filled(mesh.get_array().reshape(-1, 9), np.nan)
+    for column, event in enumerate(np.unique(np.linspace(0, len(trace), 9).round().astype(int)).tolist()):
+        state = run.at(event)
+        for row, label in enumerate(ax.get_yticklabels()):
+            number = int(label.get_text())
+            if number not in state.chunks:
+                assert np.isnan(values[row, column])
+                continue
+            used = int(state.chunks[number].alloc_map.sum()) * 4
+            hidden = state.chunks[number].start_offset + state.chunks[number].end_offset
+            assert values[row, column] == pytest.approx(100 * (used - hidden) / state.unit_size)
+    assert "%" in ax.figure.axes[1].get_ylabel()
+
+
+def test_many_chunks_are_joined_by_their_mean():
+    values = np.arange(12.0).reshape(6, 2)
+    values[3] = np.nan
+    joined, per_row = heatmap.join_rows(values, 3)
+    assert per_row == 2
+    assert np.array_equal(joined, [[1, 2], [4, 5], [9, 10]])
+
+
+def test_what_has_no_events():
+    trace = pc.workloads.objects(5)
+    with pytest.raises(TypeError, match="what must be a Trace"):
+        plot.plot_heatmap(trace)
+
+
+# -- long inputs -------------------------------------------------------------------------
+
+
+def test_a_million_events_are_reduced_before_drawing(recordings):
+    directory = next((run for run in recordings if (run / "trace.txt.gz").exists()), None)
+    trace = pc.read_trace(directory / "trace.txt.gz")
+    long = pc.Trace.concatenate([trace] * (1_000_000 // len(trace)))
+    n = len(long)
+    heat = plot.chunk_heat(long)
+    assert heat.bytes.shape[1] == 240
+    event = np.arange(n)
+    timeline = {"event": event, "nr_chunks": event // 1000, "nr_live": event % 7, "nr_freed_prior": 0 * event}
+    ax = plot.plot_timeline(timeline | {"live_bytes": event % 1000})
+    panels = ax.figure.axes[0].child_axes
+    assert max(len(line.get_xdata()) for panel in panels for line in panel.get_lines()) == 2000
+    assert sum(c.get_paths()[0].vertices.shape[0] for panel in panels for c in panel.collections) < 40_000
+    assert len(long._repr_html_()) < 60_000
+
+
+def test_joined_samples_keep_least_and_largest():
+    from percpu.plot.timeline import reduce_timeline
+
+    n = 10_000
+    rng = np.random.default_rng(1)
+    data = {"event": np.arange(n), "live_bytes": rng.integers(0, 1000, n)}
+    reduced = reduce_timeline(data, 100)
+    assert len(reduced["event"]) == 100
+    assert reduced["event"][-1] == n - 1
+    assert reduced["max_live_bytes"].max() == data["live_bytes"].max()
+    assert reduced["min_live_bytes"].min() == data["live_bytes"].min()
+    assert reduced["mean_live_bytes"].mean() == pytest.approx(data["live_bytes"].mean())
+
+
+# -- costs, bars, address space ----------------------------------------------------------
+
+
+def test_costs_of_a_comparison():
+    r = pc.compare(pc.workloads.objects(500, size=24), ["areamap", "rfc-v1"], timing=False)
+    ax = drawn(plot.plot_costs(r, ["entries_moved", "words_read", "pages_populated"]))
+    expected = [
+        float(r[f"cost_{name}"][row]) for row in range(2) for name in ("entries_moved", "words_read", "pages_populated")
+    ]
+    expected = [0.0 if np.isnan(v) else v for v in expected]
+    assert [bar.get_width() for bar in ax.patches] == expected
+    assert "count" in ax.get_xlabel()
+    with pytest.raises(pc.InvalidRequest, match="counters"):
+        plot.plot_costs(r, ["colour"])
+
+
+def test_costs_over_requests_keep_the_largest():
+    a = pc.Allocator(unit_size=64 << 10, nr_units=2, engine="areamap")
+    batch = a.alloc_many(np.random.default_rng(5).integers(4, 400, 5000), costs=True)
+    ax = drawn(plot.plot_costs(batch, ["entries_moved", "pages_populated"]))
+    panels = ax.figure.axes[0].child_axes
+    assert [panel.get_ylabel() for panel in panels] == ["entries", "pages"]
+    for panel, name in zip(panels, ("entries_moved", "pages_populated"), strict=True):
+        tallest = max(c.get_paths()[0].vertices[:, 1].max() for c in panel.collections)
+        assert tallest == batch.costs[name].max()
+    with pytest.raises(pc.InvalidRequest, match="nothing was counted"):
+        plot.plot_costs({"words_read": 0})
+
+
+def test_published_bars_are_the_letters():
+    from percpu.published.tables import letters
+
+    table = letters()
+    for letter, case in (("v1", "worst case"), ("v2", "worst case"), ("v2", "half full")):
+        part = table[(table.letter == letter) & (table.case == case)]
+        drawn(plot.plot_published(letter=letter, case=case))
+        left, right = mpl.pyplot.gcf().axes[0].child_axes
+        for panel, what in ((left, "alloc"), (right, "free")):
+            heights = [bar.get_height() for bar in panel.patches]
+            assert heights == [*part[f"areamap_{what}_ms"], *part[f"bitmap_{what}_ms"]]
+            assert panel.get_yscale() == "log"
+            assert "milliseconds" in panel.get_ylabel()
+    with pytest.raises(pc.InvalidRequest, match="no such table"):
+        plot.plot_published(letter="v1", case="half full")
+
+
+def test_bars_average_what_has_one_name():
+    r = pc.Result({"a": ["x", "x", "y"], "b": ["k", "k", "k"], "n": [1, 3, 7]})
+    ax = drawn(plot.plot_bars(r, "n", by="a", within="b", log=False))
+    assert [bar.get_height() for bar in ax.patches] == [2, 7]
+    with pytest.raises(pc.InvalidRequest, match="by='c'"):
+        plot.plot_bars(r, "n", by="c", within="b")
+
+
+def test_vmalloc_ranges_are_to_scale(layout):
+    space = pc.VmallocSpace()
+    bases = [space.alloc(layout).base for _ in range(3)]
+    space.free(layout, bases[1])
+    ax = drawn(plot.plot_vmalloc(space))
+    assert [box.get_width() for box in ax.patches] == [b - a for a, b, _ in space.busy]
+    assert [bool(box.get_hatch()) for box in ax.patches] == [lazy for _, _, lazy in space.busy]
+    assert "address" in ax.get_xlabel()
+    drawn(plot.plot_vmalloc(pc.VmallocSpace()))
