@@ -65,6 +65,11 @@ class Run(Result):
 
         return plot_timeline(self.timeline, ax, page_size=self._facts["page_size"])
 
+    def _repr_html_(self) -> str:
+        from percpu._rich import run_html
+
+        return run_html(self)
+
     def __getitem__(self, key: Any) -> Any:
         """Return a column, a row, or a plain result with some of the rows."""
         if isinstance(key, str):

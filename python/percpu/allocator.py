@@ -300,6 +300,11 @@ class Chunk:
 
         return plot_chunk(self, ax)
 
+    def _repr_html_(self) -> str:
+        from percpu._rich import chunk_html
+
+        return chunk_html(self)
+
     @staticmethod
     def _fresh(array: np.ndarray) -> np.ndarray:
         array.flags.writeable = False
@@ -322,7 +327,10 @@ class Chunk:
             info = self.info
         except StaleChunk:
             return f"Chunk({name}, destroyed)"
-        return f"Chunk({name}, slot={info['slot']}, nr_alloc={info['nr_alloc']}, free_bytes={info['free_bytes']})"
+        return (
+            f"Chunk({name}, slot={info['slot']}, nr_alloc={info['nr_alloc']}, free_bytes={info['free_bytes']}, "
+            f"populated={info['nr_populated']}/{info['nr_pages']})"
+        )
 
 
 class Chunks(Mapping[int, Chunk]):
@@ -1068,6 +1076,11 @@ class Allocator(_core.Calls):
             f"Allocator(kernel={config['kernel']!r}, unit_size={config['unit_size']}, nr_units={config['nr_units']}, "
             f"{len(self.chunks)} chunks, {self.stats()['nr_cur_alloc']} live)"
         )
+
+    def _repr_html_(self) -> str:
+        from percpu._rich import allocator_html
+
+        return allocator_html(self)
 
 
 def _content(parameter: str, state: Any) -> bytes:

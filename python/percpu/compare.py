@@ -108,6 +108,11 @@ class Comparison(Result):
 
         return plot_comparison(self, columns, ax)
 
+    def _repr_html_(self) -> str:
+        from percpu._rich import comparison_html
+
+        return comparison_html(self, super()._repr_html_())
+
     def __getitem__(self, key: Any) -> Any:
         """Return a column, a row, or a plain result with some of the rows."""
         if isinstance(key, str):
@@ -116,6 +121,10 @@ class Comparison(Result):
             dict(self._columns), mask=self._mask, categories=self._categories, dims=self.dims, attrs=self.attrs
         )
         return plain[key]
+
+    def __repr__(self) -> str:
+        dim = next(iter(self))
+        return f"Comparison({dim}s {', '.join(map(str, self[dim]))}; {len(self._columns) - 1} figures)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts = {"columns": dict(self._columns), "mask": self._mask, "categories": self._categories, "dims": self.dims,

@@ -125,6 +125,11 @@ class PercpuStats:
         chunks = f"{n} chunk{'' if n == 1 else 's'} of {self.sizes['unit_size']} bytes"
         return f"PercpuStats({self.form}: {chunks}, {live} live)"
 
+    def _repr_html_(self) -> str:
+        from percpu._svg import facts
+
+        return f"<div>{facts([*self.sizes.items(), *self.totals.items()])}{self.chunks._repr_html_()}</div>"
+
     # -- answers ---------------------------------------------------------------------
 
     def plot(self, *, cpus: int | None = None, pinned_below: float = 0.1, top: int = 30, ax: Any = None) -> Any:

@@ -141,6 +141,11 @@ class Sweep(Result):
 
         return plot_sweep(self, value, x=x, by=by, ax=ax)
 
+    def _repr_html_(self) -> str:
+        from percpu._rich import sweep_html
+
+        return sweep_html(self, super()._repr_html_())
+
     def __getitem__(self, key: Any) -> Any:
         """Return a column, a row, or a plain result with some of the rows."""
         if isinstance(key, str):

@@ -117,8 +117,18 @@ class Trace(Result):
         return dict(self.attrs)
 
     def __repr__(self) -> str:
-        n = len(self)
-        return f"Trace({n} event{'' if n == 1 else 's'})"
+        from percpu._rich import span_of
+
+        n, span = len(self), span_of(self)
+        form = self.attrs["format"]
+        lost = self.attrs["lost_events"]
+        more = (f", {form}" if form else "") + (f", {span}" if span else "") + (f", {lost} lost" if lost else "")
+        return f"Trace({n} event{'' if n == 1 else 's'}{more})"
+
+    def _repr_html_(self) -> str:
+        from percpu._rich import trace_html
+
+        return trace_html(self)
 
     def _part(self, core: _core.Trace) -> Trace:
         return Trace._wrap(core, self.geometry)

@@ -637,8 +637,13 @@ class FirstChunkLayout:
     def __repr__(self) -> str:
         return (
             f"FirstChunkLayout(kernel={self.kernel!r}, unit_size={self.unit_size}, nr_units={self.nr_units}, "
-            f"nr_groups={self._record['nr_groups']}, nr_holes={self.nr_holes})"
+            f"nr_cpus={self.topology.nr_cpus}, nr_groups={self._record['nr_groups']}, nr_holes={self.nr_holes})"
         )
+
+    def _repr_html_(self) -> str:
+        from percpu._rich import layout_html
+
+        return layout_html(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._arguments, self._recovery)

@@ -298,6 +298,11 @@ class VmallocSpace:
         start, end = self.bounds
         return f"VmallocSpace({start:#x}, {end:#x}, search={self.search!r}, {len(self.busy)} ranges taken)"
 
+    def _repr_html_(self) -> str:
+        from percpu._rich import space_html
+
+        return space_html(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         search, start, end, page_size, lazy_free, threshold, hint, _ = self._core.config()
         return _rebuild, (search, start, end, page_size, lazy_free, threshold, hint, self.busy)
