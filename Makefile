@@ -46,7 +46,7 @@ endef
 .PHONY: bench-replay published sweep-check
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 .PHONY: performance instructions instructions-store
-.PHONY: operations mutants miri deny drawings
+.PHONY: operations mutants miri deny drawings gallery
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -64,6 +64,7 @@ help:
 	@echo 'make mutants           rules changed one at a time: the tests must notice each'
 	@echo 'make miri | deny       the core under Miri; licences and bans of dependencies (needs cargo-deny)'
 	@echo 'make sweep-check       a sweep of 200 points run in every way: the same bytes'
+	@echo 'make gallery     RECORDINGS=DIR   every picture on recorded data, one by one and on a sheet, into build/gallery/'
 	@echo 'make bench       measure everything; record, picture, docs/performance.md'
 	@echo 'make instructions      instructions an operation against those stored (needs valgrind)'
 	@echo 'make docs        the site, into site/; make drawings: the drawings of the page on the model'
@@ -183,6 +184,10 @@ published: build
 	$(EXAMPLE) bitmap_work -- $(RECORDINGS) > build/block-work.md
 	$(PY) -m percpu.published --recordings $(RECORDINGS) --place 'block work=build/block-work.md' \
 	  $(if $(PUBLISHED),--write $(PUBLISHED))
+
+# Every picture, on recorded data: for eyes.
+gallery: build $(VENV)/.deps-dev
+	$(PY) tests/gallery.py $(RECORDINGS) --out build/gallery
 
 # Measures everything, keeps a record and a picture, fills docs/performance.md.
 bench: build $(VENV)/.deps-dev
