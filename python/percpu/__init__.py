@@ -45,6 +45,8 @@ from percpu.record import Capture, bpftrace_program, record
 from percpu.replay import Follow, Replay, Rerun, replay
 from percpu.results import Result
 from percpu.stats import PercpuStats, compare_chunks, compare_stats, read_percpu_stats
+from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
+from percpu.steps import Rule, Step, Steps, steps
 from percpu.summary import TraceSummary
 from percpu.sweep import Sweep, sweep
 from percpu.trace import Trace, iter_trace, read_trace
@@ -85,8 +87,11 @@ __all__ = [
     "Replay",
     "Rerun",
     "Result",
+    "Rule",
     "StaleChunk",
     "StateError",
+    "Step",
+    "Steps",
     "Sweep",
     "Topology",
     "Trace",
@@ -116,6 +121,7 @@ __all__ = [
     "read_trace",
     "record",
     "replay",
+    "steps",
     "sweep",
     "workloads",
 ]

@@ -60,7 +60,7 @@ def chunk_map(
     for name, colour in (("contig_hint", _style.CONTIG), ("scan_hint", _style.SCAN)):
         length, start = _scalar(hints, name), _scalar(hints, f"{name}_start")
         if length and start is not None:
-            _outline(svg, start, length, row_bits, (left, top, per_bit, step), colour)
+            outline(svg, start, length, row_bits, (left, top, per_bit, step), colour)
             shown.append((name, colour))
     for row in range(0, nr_rows, max(1, nr_rows // 8)):
         svg.text(left - 6, top + (row + 0.75) * step, row * (row_bits // chunk.block_bits), size=9, anchor="end")
@@ -79,7 +79,7 @@ def chunk_map(
     return svg
 
 
-def _outline(
+def outline(
     svg: Svg, start: int, length: int, row_bits: int, place: tuple[float, float, float, float], colour: str
 ) -> None:
     """Frame a run of bits row by row: long ones only where they begin and end, and as a bar between."""

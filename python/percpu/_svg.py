@@ -101,6 +101,12 @@ class Svg:
         if data:
             self._shapes.append(f"<path d='{data}' fill='{fill}'/>")
 
+    def lines(self, ends: Iterable[tuple[float, float, float, float]], stroke: str) -> None:
+        """Add many thin lines (x, y to x, y) of one colour."""
+        data = "".join(f"M{number(a)} {number(b)}L{number(c)} {number(d)}" for a, b, c, d in ends)
+        if data:
+            self._shapes.append(f"<path d='{data}' stroke='{stroke}' stroke-width='0.6' shape-rendering='auto'/>")
+
     def path(
         self, points: Iterable[tuple[float, float]], stroke: str, *, width: float = 1.5, fill: str = "none"
     ) -> None:
