@@ -46,7 +46,7 @@ endef
 .PHONY: bench-replay published sweep-check
 .PHONY: build deps-dev rustfmt clippy cargo-test cargo-doc pytest stubtest ruff data readme dist clean
 .PHONY: performance instructions instructions-store
-.PHONY: operations mutants miri deny drawings gallery
+.PHONY: operations mutants miri deny drawings gallery report-check
 
 help:
 	@echo 'make demo        build, replay the packaged recording, draw pictures into $(OUT)/'
@@ -65,6 +65,7 @@ help:
 	@echo 'make miri | deny       the core under Miri; licences and bans of dependencies (needs cargo-deny)'
 	@echo 'make sweep-check       a sweep of 200 points run in every way: the same bytes'
 	@echo 'make gallery     RECORDINGS=DIR   every picture on recorded data, one by one and on a sheet, into build/gallery/'
+	@echo 'make report-check  RECORDINGS=DIR   a report of every trace, opened in headless Chromium (needs chromium)'
 	@echo 'make bench       measure everything; record, picture, docs/performance.md'
 	@echo 'make instructions      instructions an operation against those stored (needs valgrind)'
 	@echo 'make docs        the site, into site/; make drawings: the drawings of the page on the model'
@@ -188,6 +189,10 @@ published: build
 # Every picture, on recorded data: for eyes.
 gallery: build $(VENV)/.deps-dev
 	$(PY) tests/gallery.py $(RECORDINGS) --out build/gallery
+
+# Reports of every trace and of 10^6 events, opened in a browser without network: sizes, errors, screenshots.
+report-check: build $(VENV)/.deps-dev
+	$(PY) tests/report_check.py $(RECORDINGS) --out build/report-check
 
 # Measures everything, keeps a record and a picture, fills docs/performance.md.
 bench: build $(VENV)/.deps-dev

@@ -43,6 +43,7 @@ from percpu.layout import (
 )
 from percpu.record import Capture, bpftrace_program, record
 from percpu.replay import Follow, Replay, Rerun, replay
+from percpu.report import Report, report
 from percpu.results import Result
 from percpu.stats import PercpuStats, compare_chunks, compare_stats, read_percpu_stats
 from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
@@ -85,6 +86,7 @@ __all__ = [
     "Recovery",
     "Region",
     "Replay",
+    "Report",
     "Rerun",
     "Result",
     "Rule",
@@ -121,6 +123,7 @@ __all__ = [
     "read_trace",
     "record",
     "replay",
+    "report",
     "steps",
     "sweep",
     "workloads",

@@ -54,6 +54,7 @@ def chunk_map(
     height = nr_rows * step
     svg = Svg(width, top + height + (42 if key else 20))
     svg.image(left, top, inner, height, pixels)
+    svg.rect(left, top, inner, height, stroke=_style.GRID)
     per_bit = inner / row_bits
     hints = getattr(chunk, "hints", None)
     shown = []

@@ -68,6 +68,7 @@ def _map(svg: Svg, chunk: Any, scene: Scene, y: float) -> float:
     svg.text(_LEFT, y + 10, f"{name}; a row is {what}, {human_bytes(row_bits * granule)} of one CPU", size=9.5)
     top = y + 15
     svg.image(_LEFT, top, inner, len(pixels) * step, pixels)
+    svg.rect(_LEFT, top, inner, len(pixels) * step, stroke=_style.GRID)
     right = _LEFT + inner
     svg.lines([(_LEFT, top + r * step, right, top + r * step) for r in range(1, len(pixels))], _style.GRID)
     for row in range(0, len(pixels), max(1, len(pixels) // 8)):
@@ -100,9 +101,8 @@ def _zoom(svg: Svg, chunk: Any, scene: Scene, y: float) -> float:
     end = min(first + wide, len(codes))
     bare = _without_memory(chunk, len(codes))[first:end]
     columns = min(end - first, 512)
-    span = (end - first) // columns * columns
-    pixels = _reduce(codes[first : first + span], span, columns, bare[:span])
-    end = first + span
+    span = -(-(end - first) // columns) * columns  # may reach beyond the end of the chunk, where it stays white
+    pixels = _reduce(codes[first:end], span, columns, bare)
     inner = _WIDTH - _LEFT - 10
     per_bit = inner / span
     svg.text(_LEFT, y + 9, f"enlarged: bytes {first * granule:,} to {end * granule:,}", size=9.5)

@@ -262,7 +262,7 @@ def _start_in_chunk(records: Records, served: Look, bits: int, granule: int) -> 
         why = "scan_hint"
         reason = f"behind the scan_hint of block {block} ({_bytes(record.scan * granule)}), which is too small"
     else:
-        why, reason = "run", f"where the free end of block {block} starts"
+        why, reason = "run", f"in the free end of block {block}"
     text = f"The search of the map begins at {start * granule:,}, {reason}."
     yield Rule("start", text, {"level": "map", "from": start * granule, "why": why})
     gaps = runs(~records.map[start:off])

@@ -176,11 +176,20 @@ class Steps(Sequence[Step]):
         >>> run.to_html().startswith("<!DOCTYPE html>")
         True
         """
-        body = self._notes() + "".join(_step_html(step, opened=True) for step in self._steps)
-        text = page(title, body)
+        text = page(title, self.to_body())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
+
+    def to_body(self) -> str:
+        """Make a part of a page.
+
+        Returns
+        -------
+        str
+            HTML without a head.
+        """
+        return self._notes() + "".join(_step_html(step, opened=True) for step in self._steps)
 
 
 def _step_html(step: Step, *, opened: bool) -> str:
