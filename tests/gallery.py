@@ -149,13 +149,34 @@ def main(argv: list[str] | None = None) -> int:
             plt.close("all")
             files.append((name, file))
             print(f"{time.perf_counter() - begin:6.2f} s  {file}")
-    sheet(files, arguments.out)
+    sheet(files, objects(run), arguments.out)
     print(f"gallery: {len(files)} pictures, {arguments.out / 'sheet.png'}, {arguments.out / 'sheet.html'}")
     return 0
 
 
-def sheet(files: list[tuple[str, Path]], out: Path) -> None:
-    """Put all pictures on one sheet."""
+def objects(run: Recorded) -> Iterator[tuple[str, Any]]:
+    """What shows itself in a notebook."""
+    half = run.replay.at(len(run.trace) // 2)
+    layout = pc.FirstChunkLayout.build(static_size=185_496, topology=pc.Topology.from_nodes([3, 5]))
+    space = pc.VmallocSpace()
+    space.alloc(layout)
+    workload = pc.workloads.objects(2000, size=24)
+    yield "Allocator", half
+    yield "Chunk", half.chunks[max(half.chunks, key=lambda number: half.chunks[number].nr_populated)]
+    yield "FirstChunkLayout", layout
+    yield "VmallocSpace", space
+    yield "Trace", run.trace
+    yield "Replay", run.replay
+    yield "Follow", pc.replay(run.trace, mode="follow")
+    yield "Rerun", pc.replay(run.trace, run.start.copy(), mode="rerun")
+    yield "Comparison", pc.compare(workload, timing=False)
+    yield "Sweep", pc.sweep(workload, {"block_size": [1024, 2048, 4096], "request.align": [4, 16, 64]})
+    yield "PercpuStats", pc.read_percpu_stats(half.stats_text())
+    yield "Steps", pc.steps(run.trace, run.start, limit=12)
+
+
+def sheet(files: list[tuple[str, Path]], shown: Iterator[tuple[str, Any]], out: Path) -> None:
+    """Put all pictures on one sheet, on the page also what objects show of themselves."""
     import matplotlib.pyplot as plt
 
     columns = 3
@@ -169,6 +190,7 @@ def sheet(files: list[tuple[str, Path]], out: Path) -> None:
         cell.set_title(name, fontsize=16, loc="left")
         data = base64.b64encode(file.read_bytes()).decode()
         body.append(f"<h2>{html.escape(name)}</h2><img style='max-width:100%' src='data:image/png;base64,{data}'>")
+    body += [f"<h2>{name}</h2>{thing._repr_html_()}" for name, thing in shown]
     figure.savefig(out / "sheet.png", dpi=80)
     plt.close(figure)
     (out / "sheet.html").write_text(page("Pictures", "".join(body)))
