@@ -3,7 +3,7 @@
 Start with `Allocator`; see `docs/design.md` for the model and `docs/fidelity.md` for what was proven.
 """
 
-from percpu import distributions, engines, workloads
+from percpu import distributions, engines, plot, workloads
 from percpu._core import NULL, __version__
 from percpu.allocator import Allocator, AllocBatch, Area, Chunk, Chunks, kernels
 from percpu.answers.cost import cost
@@ -119,6 +119,7 @@ __all__ = [
     "owners",
     "pins",
     "read_kallsyms",
+    "plot",
     "read_percpu_stats",
     "read_trace",
     "record",

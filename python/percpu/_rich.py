@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +137,15 @@ def strips(chunks: Sequence[Chunk], labels: Sequence[str], *, width: float = _WI
         svg.text(left - 6, (row + 0.78) * step, label, size=10, anchor="end")
         svg.text(left + inner + 5, (row + 0.78) * step, human_bytes(nr_bits * chunk.min_alloc_size), size=10)
     return svg
+
+
+def chunks_html(chunks: Mapping[int, Chunk]) -> str:
+    """Show chunks as strips, by number."""
+    numbers = list(chunks)
+    found = [chunks[number] for number in numbers[:_STRIPS]]
+    labels = [f"chunk {number} · {_plural(chunks[number].nr_alloc, 'area')}" for number in numbers[:_STRIPS]]
+    more = f"<p>{len(numbers) - _STRIPS:,} chunks more are not drawn</p>" if len(numbers) > _STRIPS else ""
+    return _block(_plural(len(numbers), "chunk"), strips(found, labels) if found else "", more)
 
 
 def allocator_html(allocator: Allocator) -> str:
@@ -432,6 +441,7 @@ __all__ = [
     "allocator_html",
     "chunk_html",
     "chunk_map",
+    "chunks_html",
     "comparison_html",
     "layout_html",
     "run_html",

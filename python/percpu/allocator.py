@@ -353,6 +353,11 @@ class Chunks(Mapping[int, Chunk]):
     def __repr__(self) -> str:
         return f"Chunks({', '.join(map(str, self))})"
 
+    def _repr_html_(self) -> str:
+        from percpu._rich import chunks_html
+
+        return chunks_html(self)
+
     def _numbers(self) -> list[int]:
         return self._core.chunk_numbers().tolist()
 

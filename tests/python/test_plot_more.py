@@ -288,3 +288,99 @@ def test_vmalloc_ranges_are_to_scale(layout):
     assert [bool(box.get_hatch()) for box in ax.patches] == [lazy for _, _, lazy in space.busy]
     assert "address" in ax.get_xlabel()
     drawn(plot.plot_vmalloc(pc.VmallocSpace()))
+
+
+# -- all figures -------------------------------------------------------------------------
+
+
+def every_figure(layout):
+    """A figure of each kind."""
+    a = pc.Allocator(unit_size=64 << 10, nr_units=2, engine="areamap")
+    batch = a.alloc_many(np.random.default_rng(5).integers(4, 400, 500), costs=True)
+    b = pc.Allocator(unit_size=64 << 10, nr_units=2)
+    b.alloc_many(np.full(300, 200))
+    w = pc.workloads.objects(500, size=24)
+    compared = pc.compare(w, ["areamap", "rfc-v1"], timing=False)
+    swept = pc.sweep(w, {"engine": ["linux-4.14", "linux-5.14"], "request.align": [4, 8, 16, 32, 64]})
+    grid = pc.sweep(w, {"block_size": [1024, 2048, 4096, 8192, 16384], "request.align": [4, 8, 16, 32, 64]})
+    heat = plot.ChunkHeat(np.array([10, 20]), np.array([[1.0, 2.0]]), ["0"], None, False)
+    timeline = {"event": [1, 2], "live_bytes": [4, 8], "nr_chunks": [1, 1], "populated_pages": [1, 2],
+                "nr_empty_pop_pages": [0, 1]}  # fmt: skip
+    space = pc.VmallocSpace()
+    space.alloc(layout)
+    yield b.chunks[0].plot()
+    yield plot.plot_slots(b)
+    yield plot.plot_timeline(timeline)
+    yield plot.plot_heatmap(heat)
+    yield plot.plot_heatmap(heat._replace(exact=True, capacity=64))
+    yield compared.plot()
+    yield plot.plot_costs(compared)
+    yield plot.plot_costs(batch)
+    yield swept.plot()
+    yield grid.plot("peak_metadata_bytes")
+    yield layout.plot()
+    yield plot.plot_address_space(layout)
+    yield plot.plot_vmalloc(space)
+    yield plot.plot_waste(pc.layout_sweep(nr_cpus=range(1, 9), nr_nodes=[1, 2], static_size=185_496))
+    yield plot.plot_bars(compared, "peak_memory_bytes", by="engine", within="engine")
+    yield plot.plot_published()
+
+
+def numbers_on(axis):
+    """Whether an axis has numbers at its ticks: names explain themselves."""
+    texts = [label.get_text() for label in axis.get_ticklabels() if label.get_visible() and label.get_text()]
+    return any(re.fullmatch(r"[\d,.\u2212-]+( ?[KMG]?i?B)?|.*mathdefault.*", text) for text in texts)
+
+
+def test_every_axis_with_numbers_has_a_label(layout):
+    seen = 0
+    for ax in every_figure(layout):
+        ax.figure.canvas.draw()
+        for each in ax.figure.findobj(mpl.axes.Axes):
+            if not each.axison:
+                continue
+            for axis, label in ((each.xaxis, each.get_xlabel()), (each.yaxis, each.get_ylabel())):
+                if numbers_on(axis) and axis.get_tick_params().get("labelbottom", True):
+                    assert label, (ax.get_title(loc="left"), axis.axis_name)
+                    seen += 1
+    assert seen > 20
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1: what people without red, green or blue cones see (linear RGB).
+DEFICIENCIES = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "none": np.eye(3),
+}
+
+
+def lab(colour, matrix):
+    """CIE L*a*b* of a colour, as seen."""
+    srgb = np.array(_style.rgb(colour))
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.asarray(matrix) @ linear, 0, 1)
+    xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+                    [0.0193339, 0.1191920, 0.9503041]]) @ seen  # fmt: skip
+    t = xyz / np.array([0.95047, 1.0, 1.08883])
+    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+@pytest.mark.parametrize(
+    "together",
+    [
+        ("AREA_A", "AREA_B", "POPULATED", "HIDDEN"),
+        ("AREA_A", "AREA_B", "FREE", "HIDDEN"),
+        ("CONTIG", "SCAN", "AREA_A", "POPULATED"),
+        ("OCHRE", "SCAN", "AREA_A", "AREA_B"),
+        ("CONTIG", "FIRST_FREE", "OCHRE", "AREA_B"),
+    ],
+)
+def test_colours_that_meet_are_told_apart(together, deficiency):
+    seen = {name: lab(getattr(_style, name), DEFICIENCIES[deficiency]) for name in together}
+    for a in together:
+        for b in together:
+            if a < b:
+                assert np.linalg.norm(seen[a] - seen[b]) > 10, (a, b)

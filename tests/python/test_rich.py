@@ -113,6 +113,7 @@ def test_large_things_stay_small():
     many = pc.Allocator(unit_size=32 << 10, nr_units=2)
     many.alloc_many(np.full(300, 30_000))
     html = check(many._repr_html_())
+    assert f"{len(many.chunks) - 24} chunks more" in check(many.chunks._repr_html_())
     assert f"{len(many.chunks) - 24} chunks more are not drawn" in html
     check(pc.FirstChunkLayout.build(static_size=188_416, topology=pc.Topology.from_nodes([40] * 30))._repr_html_())
 
@@ -136,6 +137,7 @@ def test_layouts_and_space(layout):
     assert [t for t in tips if t.startswith("CPU")] == [f"CPU {cpu}" for cpu in range(8)]
     assert sum(t.startswith("hole") for t in tips) == layout.nr_holes
     assert "nr_cpus=8" in repr(layout)
+    assert "Units per allocation" in check(layout.explain()._repr_html_())
     space = pc.VmallocSpace()
     placed = space.alloc(layout)
     assert f"{placed.base:#x}" in check(space._repr_html_())

@@ -393,3 +393,24 @@ def test_reserved_requests_and_boot_chunks(layout):
     other = a.copy()
     w.run(other)
     assert run.allocator.snapshot() == other.snapshot()
+
+
+def test_command(recordings, tmp_path, capsys):
+    from percpu.cli import main
+
+    directory = next(run for run in recordings if (run / "trace.txt.gz").exists())
+    trace, state = str(directory / "trace.txt.gz"), str(directory / "state-a.json.gz")
+    assert main(["steps", trace, "--state", state, "--limit", "6"]) == 0
+    text = capsys.readouterr().out
+    start = pc.Allocator.from_state(state, balance="eager")
+    assert text == str(pc.steps(pc.read_trace(trace), start, limit=6)) + "\n"
+    assert main(["steps", trace, "--state", state, "--limit", "4", "--first", "40", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert min(row["event"] for row in rows if row["event"] is not None) >= 40
+    assert all(row["rules"] for row in rows)
+    out = tmp_path / "s.html"
+    assert main(["steps", trace, "--unit-size", "64K", "--kernel", "4.13", "--limit", "3", "-o", str(out)]) == 0
+    assert out.read_text().count("<details") >= 3
+    assert main(["steps", trace, "--limit", "3"]) == 1
+    assert "--state" in capsys.readouterr().err
+    assert main(["steps", trace, "--state", state, "--first", "99999999"]) == 1

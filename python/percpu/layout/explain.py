@@ -131,6 +131,11 @@ class LayoutExplanation:
     def __repr__(self) -> str:
         return f"LayoutExplanation({self.layout!r})"
 
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<div>{self.layout._repr_html_()}<pre>{html.escape(str(self))}</pre></div>"
+
     def __str__(self) -> str:
         return "\n".join([*self._chosen(), *self._sizes(), *self._why(), *self._costs(), *self._otherwise()])
 
