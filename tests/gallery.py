@@ -44,7 +44,7 @@ def states(run: Recorded) -> Iterator[tuple[str, Picture]]:
     yield "chunk, boot", half.chunks[0].plot
     yield "chunk, most areas", half.chunks[busiest].plot
     yield "chunk, fewest pages", half.chunks[emptiest].plot
-    yield "lists", lambda: plot.plot_slots(half)
+    yield "slots", lambda: plot.plot_slots(half)
     yield "timeline, predicted", run.replay.plot
     yield "timeline, followed", pc.replay(run.trace, mode="follow").plot
     yield "chunks over time, replay", lambda: plot.plot_heatmap(run.replay)
@@ -68,7 +68,7 @@ def small() -> Iterator[tuple[str, Picture]]:
     batch = many.alloc_many(np.full(2600, 600))
     many.free_many(batch.ptr[:1400:1])
     many.free_many(batch.ptr[1400::7])
-    yield "lists, many chunks", lambda: plot.plot_slots(many)
+    yield "slots, many chunks", lambda: plot.plot_slots(many)
 
 
 def layouts() -> Iterator[tuple[str, Picture]]:

@@ -71,7 +71,7 @@ def chunk_map(
     svg.text(left, top + height + 13, f"a row is {what}, {human_bytes(row_bits * granule)} of one CPU", size=9.5)
     if key:
         x = left
-        named = [("areas", _style.AREA_A), ("free, with memory", _style.POPULATED), ("without memory", _style.FREE)]
+        named = [("areas", _style.AREA_A), ("free, populated", _style.POPULATED), ("not populated", _style.FREE)]
         for name, colour in [*named, *shown]:
             frame = name.endswith("_hint")
             svg.rect(x, top + height + 20, 11, 9, "none" if frame else colour, stroke=colour if frame else _style.GRID)
@@ -111,15 +111,15 @@ def chunk_html(chunk: Chunk) -> str:
     rows: list[tuple[str, Any]] = [
         ("free", f"{human_bytes(info['free_bytes'])} of one CPU"),
         ("live areas", info["nr_alloc"]),
-        ("pages with memory", f"{info['nr_populated']:,} of {info['nr_pages']:,}"),
+        ("populated pages", f"{info['nr_populated']:,} of {info['nr_pages']:,}"),
         ("of them empty", "not kept" if empty is None else empty),
-        ("list", "none" if info["slot"] is None else f"{info['slot']}"),
+        ("slot", "none" if info["slot"] is None else f"{info['slot']}"),
         ("address", f"{info['base_addr']:#x}"),
     ]
     if info["immutable"]:
         rows.append(("boot chunk", "its pages never change"))
     if info["isolated"]:
-        rows.append(("isolated", "taken off the searched lists"))
+        rows.append(("isolated", "taken off the searched slots"))
     return _block(name, facts(rows), chunk_map(chunk))
 
 
@@ -149,7 +149,7 @@ def chunks_html(chunks: Mapping[int, Chunk]) -> str:
 
 
 def allocator_html(allocator: Allocator) -> str:
-    """Show an allocator: its totals, and its chunks in the order of the lists."""
+    """Show an allocator: its totals, and its chunks in the order of the slots."""
     stats = allocator.stats()
     ordered = [number for numbers in allocator.slots for number in numbers]
     rest = [number for number in allocator.chunks if number not in set(ordered)]
@@ -157,7 +157,7 @@ def allocator_html(allocator: Allocator) -> str:
     labels = []
     for chunk in found:
         slot = chunk.slot
-        where = "" if slot is None else f" · list {slot}, {slot_name(allocator, slot)}"
+        where = "" if slot is None else f" · slot {slot}, {slot_name(allocator, slot)}"
         labels.append(f"chunk {chunk.number}{where}")
     reserved = allocator.reserved_chunk
     if reserved is not None:
@@ -169,7 +169,7 @@ def allocator_html(allocator: Allocator) -> str:
         ("live areas", stats["nr_cur_alloc"]),
         ("chunks", total),
     ]
-    pages = (("nr_populated", "pages with memory"), ("nr_empty_pop_pages", "of them empty"))
+    pages = (("nr_populated", "populated pages"), ("nr_empty_pop_pages", "of them empty"))
     rows += [(label, stats[name]) for name, label in pages if name in stats]
     more = f"<p>{total - _STRIPS:,} chunks more are not drawn</p>" if total > _STRIPS else ""
     return _block("Allocator", facts(rows), strips(found, labels) if found else "", more)
@@ -325,7 +325,7 @@ def span_of(trace: Trace) -> str | None:
 
 
 def timeline_svg(timeline: Any, page_size: int, *, width: float = _WIDTH, height: float = 120, limit: int = 400) -> Svg:
-    """Draw what is allocated, and what is backed by memory where that is known, over events."""
+    """Draw what is allocated, and what is populated where that is known, over events."""
     data = reduce_timeline(timeline, limit)
     event = np.asarray(data["event"], dtype=float)
     svg = Svg(width, height + 40)
@@ -334,7 +334,7 @@ def timeline_svg(timeline: Any, page_size: int, *, width: float = _WIDTH, height
     live = np.asarray(data.get("mean_live_bytes", data["live_bytes"]), dtype=float)
     curves = [("allocated", live, _style.AREA_A)]
     if "populated_pages" in data:
-        curves.insert(0, ("with memory", np.asarray(data["populated_pages"], dtype=float) * page_size, _style.AREA_B))
+        curves.insert(0, ("populated", np.asarray(data["populated_pages"], dtype=float) * page_size, _style.AREA_B))
     peak = max(float(values.max(initial=0)) for _, values, _ in curves) or 1.0
     span = max(float(event[-1] - event[0]), 1.0) if len(event) else 1.0
     base = top + height - 12

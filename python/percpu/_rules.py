@@ -1,6 +1,6 @@
 """The rules of the bitmap allocator (4.14 on), one by one, on public state: why a request ends where it ends.
 
-Slow and literal: it follows the search over lists, chunks, blocks and map as specification sections 10 and 20 tell it,
+Slow and literal: it follows the search over slots, chunks, blocks and map as specification sections 10 and 20 tell it,
 and says which hints an operation breaks. It predicts nothing that is shown: `percpu.steps` compares what it finds with
 what the engine did, and drops it where the two differ. Everything is in granules (bits) unless bytes are named.
 """
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Hint", "Look", "Records", "broken", "list_of_size", "refreshes_chunk_on_free", "runs", "walk"]
+__all__ = ["Hint", "Look", "Records", "broken", "refreshes_chunk_on_free", "runs", "slot_of_size", "walk"]
 
 
 def up(value: int, step: int) -> int:
@@ -25,16 +25,16 @@ def runs(flags: np.ndarray) -> np.ndarray:
     return edges.reshape(-1, 2)
 
 
-def list_of_size(size: int, unit_size: int, nr_lists: int, depopulates: bool) -> int:
-    """List where the search of a request begins, or on which a chunk with so large a free run is.
+def slot_of_size(size: int, unit_size: int, nr_slots: int, depopulates: bool) -> int:
+    """Slot where the search of a request begins, or in which a chunk with so large a free run is.
 
     Examples
     --------
-    >>> [list_of_size(size, 32768, 17, True) for size in (4, 16, 64, 4096, 32768)]
+    >>> [slot_of_size(size, 32768, 17, True) for size in (4, 16, 64, 4096, 32768)]
     [1, 2, 4, 10, 15]
     """
     if size == unit_size:
-        return nr_lists - (2 if depopulates else 1)
+        return nr_slots - (2 if depopulates else 1)
     return max(size.bit_length() - 5 + 2, 1)
 
 
@@ -183,7 +183,7 @@ class Look(NamedTuple):
     """
 
     chunk: int
-    on_list: int
+    in_slot: int
     why: str
     start: int | None
     off: int | None
@@ -191,21 +191,21 @@ class Look(NamedTuple):
     hides: bool
 
 
-def look(records: Records, chunk: int, on_list: int, alloc: int, align: int, atomic: bool) -> Look:
+def look(records: Records, chunk: int, in_slot: int, alloc: int, align: int, atomic: bool) -> Look:
     """Look at one chunk."""
     start, why = records.find(alloc, align, atomic)
     off, skipped = (None, (0, 0)) if start is None else records.place(alloc, align, start)
     if start is not None and off is None:
         why = "map"
     hides = off is None and records.has_place(alloc, align, atomic)
-    return Look(chunk, on_list, why, start, off, skipped, hides)
+    return Look(chunk, in_slot, why, start, off, skipped, hides)
 
 
-def walk(allocator: Any, alloc: int, align: int, atomic: bool, first_list: int, last_list: int) -> list[Look]:
+def walk(allocator: Any, alloc: int, align: int, atomic: bool, first_slot: int, last_slot: int) -> list[Look]:
     """Search as the engine does: the chunks it looks at in order, the last one that serves the request if any does."""
     scan_hints = allocator.engine != "linux-4.14"
     seen = []
-    for index in range(first_list, last_list + 1):
+    for index in range(first_slot, last_slot + 1):
         for number in allocator.slots[index]:
             found = look(Records(allocator.chunks[number], scan_hints), number, index, alloc, align, atomic)
             seen.append(found)
@@ -218,7 +218,7 @@ def walk(allocator: Any, alloc: int, align: int, atomic: bool, first_list: int, 
 
 
 class Break(NamedTuple):
-    """A record that an allocation makes untrue, so that it is found anew; ``block`` is None for that of the chunk.
+    """A record that an allocation makes untrue, so that it is refreshed; ``block`` is None for that of the chunk.
 
     ``promoted`` is whether the smaller run takes the place of the largest, so that the scan starts behind it.
     """

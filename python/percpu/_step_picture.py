@@ -1,4 +1,4 @@
-"""The picture of a step: the chunk with what changed, a stretch of it enlarged, and the lists."""
+"""The picture of a step: the chunk with what changed, a stretch of it enlarged, and the slots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from percpu._svg import Svg
 from percpu._words import Rule
 from percpu.plot import _style
 from percpu.plot._style import human_bytes
-from percpu.plot.chunk import _classify, _reduce, _scalar, _without_memory, grid_of
+from percpu.plot.chunk import _classify, _not_populated, _reduce, _scalar, grid_of
 
 __all__ = ["Scene", "draw"]
 
@@ -42,7 +42,7 @@ def draw(allocator: Any, scene: Scene) -> str:
         y = _map(svg, chunk, scene, y)
         if scene.size:
             y = _zoom(svg, chunk, scene, y)
-    y = _lists(svg, allocator, scene, y)
+    y = _slots(svg, allocator, scene, y)
     svg.height = y + 4
     return str(svg)
 
@@ -56,7 +56,7 @@ def _map(svg: Svg, chunk: Any, scene: Scene, y: float) -> float:
     codes = _classify(chunk)
     granule = chunk.min_alloc_size
     row_bits, columns = grid_of(len(codes), chunk.block_bits, 64, _COLUMNS)
-    pixels = _reduce(codes, row_bits, columns, _without_memory(chunk, len(codes)))
+    pixels = _reduce(codes, row_bits, columns, _not_populated(chunk, len(codes)))
     middle = scene.off // granule // row_bits
     first = max(min(middle - _ROWS // 2, len(pixels) - _ROWS), 0)
     pixels = pixels[first : first + _ROWS]
@@ -99,7 +99,7 @@ def _zoom(svg: Svg, chunk: Any, scene: Scene, y: float) -> float:
     wide = max(_ZOOM, 2 * bits)
     first = max(min(start + bits // 2 - wide // 2, len(codes) - wide), 0)
     end = min(first + wide, len(codes))
-    bare = _without_memory(chunk, len(codes))[first:end]
+    bare = _not_populated(chunk, len(codes))[first:end]
     columns = min(end - first, 512)
     span = -(-(end - first) // columns) * columns  # may reach beyond the end of the chunk, where it stays white
     pixels = _reduce(codes[first:end], span, columns, bare)
@@ -151,15 +151,15 @@ def _blocks(chunk: Any) -> Any:
     return getattr(chunk, "blocks", None)
 
 
-def _lists(svg: Svg, allocator: Any, scene: Scene, y: float) -> float:
-    """Draw the lists that hold chunks, in one line; the moved chunks marked."""
+def _slots(svg: Svg, allocator: Any, scene: Scene, y: float) -> float:
+    """Draw the slots that hold chunks, in one line; the moved chunks marked."""
     moved = {rule.values["chunk"] for rule in scene.rules if rule.kind == "move"}
     x = _LEFT
     y += 12
     for index, numbers in enumerate(allocator.slots):
         if not numbers:
             continue
-        label = f"list {index}:"
+        label = f"slot {index}:"
         width = 6.2 * len(label) + sum(8 + 6.4 * len(str(number)) for number in numbers[:12]) + 24
         if x + width > _WIDTH and x > _LEFT:
             x, y = _LEFT, y + 19

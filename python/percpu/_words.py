@@ -13,10 +13,10 @@ from percpu._rules import (
     Look,
     Records,
     broken,
-    list_of_size,
     look,
     refreshes_chunk_on_free,
     runs,
+    slot_of_size,
     walk,
 )
 from percpu.plot.slots import slot_name
@@ -79,8 +79,8 @@ def _listed(items: Iterable[str], total: int) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _list(allocator: Any, index: int) -> str:
-    return f"list {index} ({slot_name(allocator, index)})"
+def _slot(allocator: Any, index: int) -> str:
+    return f"slot {index} ({slot_name(allocator, index)})"
 
 
 def _ranges(flags: np.ndarray) -> str:
@@ -140,23 +140,23 @@ def _rounded(allocator: Any, request: Request) -> Iterator[Rule]:
         yield Rule("round", text, {"asked": request.size, "size": size})
 
 
-def _lists(allocator: Any, size: int) -> tuple[int, int]:
-    """First and last list that a request of this size searches."""
+def _slots_of(allocator: Any, size: int) -> tuple[int, int]:
+    """First and last slot that a request of this size searches."""
     depopulates = allocator.engine == "linux-5.14"
-    nr_lists = len(allocator.slots)
-    last = nr_lists - (2 if depopulates else 1)
-    return list_of_size(size, allocator.unit_size, nr_lists, depopulates), last
+    nr_slots = len(allocator.slots)
+    last = nr_slots - (2 if depopulates else 1)
+    return slot_of_size(size, allocator.unit_size, nr_slots, depopulates), last
 
 
 def _search_start(allocator: Any, request: Request) -> Iterator[Rule]:
     if request.reserved and allocator.reserved_chunk is not None:
         yield Rule("search", "A reserved request: only the reserved chunk is looked at.", {"reserved": True})
         return
-    first, last = _lists(allocator, _rounded_size(allocator, request.size))
-    kind = "atomic: only pages with memory count; " if request.atomic and allocator.engine in _LINUX else ""
-    text = f"The search begins at {_list(allocator, first)} and goes up to {_list(allocator, last)}"
+    first, last = _slots_of(allocator, _rounded_size(allocator, request.size))
+    kind = "atomic: only populated pages count; " if request.atomic and allocator.engine in _LINUX else ""
+    text = f"The search begins at {_slot(allocator, first)} and goes up to {_slot(allocator, last)}"
     yield Rule("search", f"{text}; {kind}the size alone decides." if kind else f"{text}: the size alone decides.",
-               {"first_list": first, "last_list": last})  # fmt: skip
+               {"first_slot": first, "last_slot": last})  # fmt: skip
 
 
 def _searched(before: Any, after: Any, request: Request) -> tuple[list[Rule], Records | None, tuple[int, int]]:
@@ -168,7 +168,7 @@ def _searched(before: Any, after: Any, request: Request) -> tuple[list[Rule], Re
         one = look(Records(before.reserved_chunk, scan_hints), _RESERVED, -1, bits, align, request.atomic)
         seen = [one]
     else:
-        first, last = _lists(before, bits * granule)
+        first, last = _slots_of(before, bits * granule)
         seen = walk(before, bits, align, request.atomic, first, last)
     served = seen[-1] if seen and seen[-1].off is not None else None
     rules = list(_search_start(before, request))
@@ -192,7 +192,7 @@ def _searched(before: Any, after: Any, request: Request) -> tuple[list[Rule], Re
             return rules, None, (0, 0)
         rules += _rejections(before, after, rejected, granule)
         if request.chunk in new:
-            text = f"No chunk on these lists serves it: chunk {request.chunk} is made, and the search begins again."
+            text = f"No chunk of these slots serves it: chunk {request.chunk} is made, and the search begins again."
             rules.append(Rule("create", text, {"chunk": request.chunk}))
         rules += _start_in_chunk(records, served, bits, granule)
         return rules, records, served.skipped
@@ -205,7 +205,7 @@ _WHY = {
     "pad": "its contig_hint of {hint} at {start} has no room for it at this alignment",
     "hint": "its contig_hint is {hint}",
     "blocks": "the hints of its blocks promise no place",
-    "pages": "no place that they promise has memory behind it",
+    "pages": "no place that they promise is populated",
     "map": "the map has no place where its hints promise one",
 }
 
@@ -216,7 +216,7 @@ def _rejections(before: Any, after: Any, seen: list[Look], granule: int) -> Iter
     for one in [*plain[:_SHOWN], *(o for o in seen if o.why != "hint")][: 2 * _SHOWN]:
         hint = Records(_chunk(before, one.chunk), scan_hints).chunk
         why = _WHY[one.why].format(hint=_bytes(hint.contig * granule), start=hint.contig_start * granule)
-        where = "" if one.on_list < 0 else f" (list {one.on_list})"
+        where = "" if one.in_slot < 0 else f" (slot {one.in_slot})"
         hides = "; the map has one, which the hints hide" if one.hides else ""
         aside = _set_aside(after, one)
         text = f"{_name(one.chunk).capitalize()}{where} is passed over: {why}{hides}{aside}."
@@ -228,8 +228,8 @@ def _rejections(before: Any, after: Any, seen: list[Look], granule: int) -> Iter
 
 
 def _set_aside(after: Any, one: Look) -> str:
-    if 0 < one.on_list < 3 and one.why in ("hint", "pad", "blocks", "pages") and one.chunk in after.slots[0]:
-        return ", and set aside on list 0, which is not searched"
+    if 0 < one.in_slot < 3 and one.why in ("hint", "pad", "blocks", "pages") and one.chunk in after.slots[0]:
+        return ", and set aside in slot 0, which is not searched"
     return ""
 
 
@@ -313,8 +313,8 @@ def _hints_after_request(
         base = 0 if one.block is None else one.block * size
         now = new.chunk if one.block is None else new.blocks[one.block]
         what = f"the contig_hint of {'the chunk' if one.block is None else f'block {one.block}'}"
-        how = "the blocks are gone through" if one.block is None else "the map of the block is read"
-        promoted = " from behind the scan_hint, which takes its place first" if one.promoted else " anew"
+        how = "it is refreshed from the blocks" if one.block is None else "it is refreshed from the map"
+        promoted = ", from behind the scan_hint, which takes its place first" if one.promoted else ""
         was = _run(one.was.contig, base + one.was.contig_start, granule)
         text = (
             f"It takes from {what} ({was}): {how}{promoted}. Now {_run(now.contig, base + now.contig_start, granule)}"
@@ -325,7 +325,7 @@ def _hints_after_request(
                   "now": now.contig * granule}  # fmt: skip
         yield Rule("break", text, values)
     if not breaks:
-        yield Rule("keep", "It lies in none of the contig_hints: nothing is read anew.", {})
+        yield Rule("keep", "It lies in none of the contig_hints: nothing is refreshed.", {})
     touched = range(a // size, (a + n - 1) // size + 1)
     done = {one.block for one in breaks}
     yield from _changed(old, new, [i for i in touched if i not in done], granule)
@@ -381,7 +381,7 @@ def _hidden(records: Records, granule: int) -> Iterator[Rule]:
     if largest > known:
         text = (
             f"The chunk's contig_hint says {_bytes(known)}; {_bytes(largest)} are free at "
-            f"{int(found[best, 0]) * granule:,}, and hidden from requests until the hint is recomputed."
+            f"{int(found[best, 0]) * granule:,}, and hidden from requests until the chunk is refreshed."
         )
         yield Rule("hidden", text, {"known": known, "largest": largest})
 
@@ -448,17 +448,17 @@ def _hints_after_free(before: Any, old_chunk: Any, new_chunk: Any, off: int, siz
         why = "more than one block is touched" if a // per != (a + n - 1) // per else "a whole block is free now"
         if not scan_hints and a // per == (a + n - 1) // per:
             why = "a whole page is free now"
-        text = f"The hint of the chunk is recomputed from the blocks: {why}. Now {_run(*new.chunk[:2], granule)}."
+        text = f"The chunk is refreshed from its blocks: {why}. Now {_run(*new.chunk[:2], granule)}."
         yield Rule("refresh", text, {"contig": new.chunk.contig * granule})
     else:
         yield from _changed_chunk(old.chunk, new.chunk, granule)
         if scan_hints and a // per > 0 and old.chunk.contig == new.chunk.contig:
-            text = "The hint of the chunk is left as it is: outside block 0 only an emptied block has it recomputed."
+            text = "The hint of the chunk is left as it is: outside block 0 only an emptied block has it refreshed."
             yield Rule("keep", text, {})
     yield from _hidden(new, granule)
 
 
-# -- chunks, lists, pages, worker --------------------------------------------------------
+# -- chunks, slots, pages, worker --------------------------------------------------------
 
 
 def _chunks_made(before: Any, after: Any, request: Request) -> Iterator[Rule]:
@@ -470,7 +470,7 @@ def _chunks_made(before: Any, after: Any, request: Request) -> Iterator[Rule]:
 
 
 def _places(allocator: Any) -> dict[int, tuple[int, int, int]]:
-    """List, place in it and its length, of each chunk."""
+    """Slot, place in it and its length, of each chunk."""
     return {
         number: (index, place, len(numbers))
         for index, numbers in enumerate(allocator.slots)
@@ -479,22 +479,22 @@ def _places(allocator: Any) -> dict[int, tuple[int, int, int]]:
 
 
 def _moves(before: Any, after: Any) -> Iterator[Rule]:
-    """Say which chunks changed their list."""
+    """Say which chunks changed their slot."""
     old, new = _places(before), _places(after)
     for number, (index, place, length) in new.items():
         was = old.get(number)
         if was is not None and was[0] == index:
             continue
         end = "" if length == 1 else "the front of " if place == 0 else "the end of " if place == length - 1 else ""
-        source = "" if was is None else f" from {_list(before, was[0])}"
+        source = "" if was is None else f" from {_slot(before, was[0])}"
         verb = "comes" if was is None else "moves"
-        text = f"Chunk {number} {verb}{source} to {end}{_list(after, index)}."
+        text = f"Chunk {number} {verb}{source} to {end}{_slot(after, index)}."
         values = {"chunk": number, "from": None if was is None else was[0], "to": index, "place": place}
         yield Rule("move", text, values)
 
 
 def _pages(before: Any, after: Any) -> Iterator[Rule]:
-    """Say which pages got or lost memory."""
+    """Say which pages were populated or depopulated."""
     numbers = [*after.chunks, *([_RESERVED] if after.reserved_chunk is not None else [])]
     for number in numbers:
         new = np.asarray(_chunk(after, number).populated)
@@ -504,13 +504,12 @@ def _pages(before: Any, after: Any) -> Iterator[Rule]:
             continue
         units = after.nr_units
         times = "" if units == 1 else f" in each of {units} units"
-        for flags, what in ((new & ~old, "gets memory"), (old & ~new, "loses its memory")):
+        for flags, what in ((new & ~old, "populated"), (old & ~new, "depopulated")):
             if flags.any():
-                nr = int(flags.sum())
-                verb = what if nr == 1 else what.replace("gets", "get").replace("loses its", "lose their")
-                text = f"{_name(number).capitalize()}: {_ranges(flags)} {verb}{times}."
+                verb = "is" if flags.sum() == 1 else "are"
+                text = f"{_name(number).capitalize()}: {_ranges(flags)} {verb} {what}{times}."
                 pages = np.flatnonzero(flags).tolist()
-                yield Rule("pages", text, {"chunk": number, "gained": what[0] == "g", "pages": pages})
+                yield Rule("pages", text, {"chunk": number, "gained": what == "populated", "pages": pages})
 
 
 def _isolation(before: Any, after: Any) -> Iterator[Rule]:
@@ -529,7 +528,7 @@ def _scheduled(before: Any, after: Any, request: Request | None) -> Iterator[Rul
     if request is not None and request.reason == 0:
         empty = after.stats().get("nr_empty_pop_pages")
         if empty is not None and empty < _LOW:
-            why = f": {empty} empty page{'' if empty == 1 else 's'} with memory left, fewer than {_LOW}"
+            why = f": {empty} empty populated page{'' if empty == 1 else 's'} left, fewer than {_LOW}"
     elif request is not None and request.atomic:
         why = ": an atomic request failed"
     yield Rule("worker", f"The balance worker is scheduled{why}.", {})
@@ -540,14 +539,14 @@ def of_worker(before: Any, after: Any) -> list[Rule]:
     rules = []
     for number in before.chunks:
         if number not in after.chunks:
-            rules.append(Rule("chunk", f"Chunk {number} is given back whole.", {"chunk": number, "destroyed": True}))
+            rules.append(Rule("chunk", f"Chunk {number} is destroyed.", {"chunk": number, "destroyed": True}))
     for number in after.chunks:
         if number not in before.chunks:
             rules.append(Rule("create", f"Chunk {number} is made.", {"chunk": number}))
     rules += [*_pages(before, after), *_moves(before, after)]
     a, b = (state.stats().get("nr_empty_pop_pages") for state in (before, after))
     if a is not None and b is not None and a != b:
-        text = f"Empty pages with memory: {a}, now {b}; {_WANTED} are kept ready."
+        text = f"Empty populated pages: {a}, now {b}; {_WANTED} are kept ready."
         rules.append(Rule("worker", text, {"before": a, "after": b}))
     if not rules:
         rules.append(Rule("worker", "It finds nothing to do.", {}))

@@ -224,12 +224,12 @@ def _timeline(run: Any) -> Section:
     timeline = run.timeline
     body = str(_rich.timeline_svg(timeline, run._facts["page_size"], width=_WIDTH, height=220, limit=_POINTS))
     data = reduce_timeline(timeline, _POINTS)
-    names = {"nr_chunks": "chunks", "nr_empty_pop_pages": "empty pages with memory", "nr_live": "live areas"}
+    names = {"nr_chunks": "chunks", "nr_empty_pop_pages": "empty populated pages", "nr_live": "live areas"}
     for name, label in names.items():
         if name in timeline:
             body += str(_curve(data, name, label))
     note = (
-        "Dark: allocated; light: backed by memory. The gap between the two is what placement costs."
+        "Dark: allocated; light: populated. The gap between the two is what placement costs."
         if "populated_pages" in timeline
         else "What the trace shows being allocated and not freed again."
     )

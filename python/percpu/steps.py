@@ -28,8 +28,8 @@ _MOST = 10_000
 _SHOWN = 25  # steps that a notebook shows
 _KEY = (
     "Vermilion: the area that is taken; pink: the area that is given back; ochre: contig_hint; green: scan_hint; "
-    "crosses: passed over; the mark above: where the search of the map begins. Shaded: free, with memory; white: "
-    "without memory."
+    "crosses: passed over; the mark above: where the search of the map begins. Shaded: free, populated; white: "
+    "not populated."
 )
 
 
@@ -57,6 +57,8 @@ class Step:
         What happened and why: ``kind``, ``text`` and ``values``.
     costs : dict or None
         Counted work by the names of `counters`; None for the worker, and where the engine counts nothing.
+    svg : str
+        The picture: the chunk after the step, a stretch of it enlarged, and the slots.
     """
 
     number: int

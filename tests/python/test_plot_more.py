@@ -1,4 +1,4 @@
-"""Figures of lists, chunks over time, costs, address space, and bars: what is drawn is what is there."""
+"""Figures of slots, chunks over time, costs, address space, and bars: what is drawn is what is there."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_grid_is_bounded_and_covers_all(nr_bits, block_bits):
     assert row_bits % cells == row_bits % block_bits == 0
 
 
-# -- lists -------------------------------------------------------------------------------
+# -- slots -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", ["2008", "4.13", "rfc-v1", "4.19", "5.4", "6.12"])
@@ -101,7 +101,7 @@ def test_names_of_lists_follow_the_sizes():
         low, high = re.fullmatch(r"(\d+) to (\d+) B|from (.*)", plot.slot_name(a, slot)).group(1, 2)
         if low is None:
             continue
-        # A fresh chunk whose largest free run is of that size is on that list.
+        # A fresh chunk whose largest free run is of that size is in that slot.
         for size in (int(low), int(high)):
             assert max(size.bit_length() - 5 + 2, 1) == slot
 

@@ -10,7 +10,7 @@ import pytest
 
 import percpu as pc
 from percpu import _core
-from percpu._rules import Records, list_of_size, runs
+from percpu._rules import Records, runs, slot_of_size
 
 from .conftest import LINUX
 
@@ -171,7 +171,7 @@ def check_round(step, rule, before, after):
 
 def check_search(step, rule, before, after):
     size = -(-int(re.match(r"alloc ([\d,]+)", step.operation).group(1).replace(",", "")) // 4) * 4
-    assert rule.values["first_list"] == max(size.bit_length() - 3, 1)
+    assert rule.values["first_slot"] == max(size.bit_length() - 3, 1)
 
 
 def check_reject(step, rule, before, after):
@@ -321,7 +321,7 @@ def test_lists_of_sizes_are_those_of_the_chunks():
     a.alloc(4)
     for size in (32 << 10, 16000, 9000, 5000, 700, 60, 20, 4):
         free = a.chunks[0].hints["contig_hint"][0] * 4
-        assert a.chunks[0].slot == list_of_size(int(free), a.unit_size, len(a.slots), True)
+        assert a.chunks[0].slot == slot_of_size(int(free), a.unit_size, len(a.slots), True)
         batch = a.alloc_many([size], 4)
         assert batch.ok[0]
 

@@ -54,8 +54,8 @@ def _pieces(start: int, length: int, row_bits: int) -> list[tuple[int, int, int]
     return pieces
 
 
-def _without_memory(chunk: Any, nr_bits: int) -> np.ndarray:
-    """Whether each bit lies in a page without memory."""
+def _not_populated(chunk: Any, nr_bits: int) -> np.ndarray:
+    """Whether each bit lies in a page that is not populated."""
     populated = np.asarray(chunk.populated, dtype=bool)
     return ~np.repeat(populated, nr_bits // max(len(populated), 1))[:nr_bits]
 
@@ -63,7 +63,7 @@ def _without_memory(chunk: Any, nr_bits: int) -> np.ndarray:
 def _reduce(codes: np.ndarray, row_bits: int, columns: int, bare: np.ndarray) -> np.ndarray:
     """Colour a cell of several bits: mixed towards its ground by its free share; the areas' own colours where pure.
 
-    The ground of pages with memory is shaded, that of `bare` ones white. Returns (rows, columns, 3) from 0 to 1.
+    The ground of populated pages is shaded, that of `bare` ones white. Returns (rows, columns, 3) from 0 to 1.
     """
     colours = (_style.FREE, _style.HIDDEN, _style.AREA_A, _style.AREA_B, _style.SHARED, _style.POPULATED)
     palette = np.array([_style.rgb(c) for c in colours])
@@ -108,15 +108,15 @@ def picture(chunk: Any, rows: int = _ROWS, columns: int = _COLUMNS) -> tuple[np.
     """Reduce the map of a chunk to few cells: colours (rows, columns, 3) from 0 to 1, and the bits of a row."""
     codes = _classify(chunk)
     row_bits, cells = grid_of(len(codes), int(chunk.block_bits), rows, columns)
-    return _reduce(codes, row_bits, cells, _without_memory(chunk, len(codes))), row_bits
+    return _reduce(codes, row_bits, cells, _not_populated(chunk, len(codes))), row_bits
 
 
 def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     """Draw the map of a chunk.
 
     One row is one block (in large chunks several), one cell is one granule (or several). Neighbouring areas
-    have alternating blues, hidden parts of boot chunks are grey; free space is shaded where memory is behind the page,
-    and white and hatched where none is. The chunk's own hints are drawn over it: the largest known free run
+    have alternating blues, hidden parts of boot chunks are grey; free space is shaded where the page is populated,
+    else white and hatched. The chunk's own hints are drawn over it: the largest known free run
     (``contig_hint``) and the smaller one before it (``scan_hint``) as frames, ``first_free`` as a mark. Where a row is
     one block, and there are few, brackets below it show the block's own ``contig_hint`` and ``scan_hint``. The bar at
     the right shows how full each row is, and a line the block's ``contig_hint``, measured from the right: the further
@@ -151,14 +151,14 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
         height = min(2.2 + 0.19 * max(rows, 6), 13.5)
         _, ax = plt.subplots(figsize=(10.5, height), layout="constrained")
     ax.set_facecolor(_style.PAPER)
-    image = _reduce(codes, row_bits, columns, _without_memory(chunk, nr_bits))
+    image = _reduce(codes, row_bits, columns, _not_populated(chunk, nr_bits))
     ax.imshow(image, extent=(0, row_bits, rows, 0), aspect="auto", interpolation="nearest", zorder=1)
 
     # What the last row does not have.
     if nr_bits % row_bits:
         ax.add_patch(Rectangle((nr_bits % row_bits, rows - 1), row_bits, 1, color=_style.PAPER, zorder=3))
 
-    # Pages without memory behind them.
+    # Pages that are not populated.
     populated = np.asarray(chunk.populated, dtype=bool)
     page_bits = nr_bits // max(len(populated), 1)
     edges = np.flatnonzero(np.diff(np.concatenate(([True], populated, [True])).astype(np.int8)))

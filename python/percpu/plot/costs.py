@@ -37,6 +37,7 @@ def plot_costs(costs: Any, counters: Sequence[str] | None = None, ax: Any = None
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
 
     Raises
     ------

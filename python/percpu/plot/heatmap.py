@@ -57,6 +57,7 @@ def chunk_heat(what: Any, stretches: int = 240) -> ChunkHeat:
     Returns
     -------
     ChunkHeat
+        A row a chunk, a column a stretch.
 
     Raises
     ------
@@ -233,6 +234,7 @@ def plot_heatmap(what: Any, ax: Any = None, *, stretches: int = 240) -> Any:
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
     """
     plt = _style.pyplot()
     from matplotlib.ticker import FuncFormatter

@@ -33,6 +33,7 @@ def plot_bars(result: Any, value: str, *, by: str, within: str, log: bool = True
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
 
     Raises
     ------

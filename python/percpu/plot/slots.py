@@ -1,4 +1,4 @@
-"""The lists of an allocator: which chunks are on which, in their order."""
+"""The slots of an allocator: which chunks are in which, in their order."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from percpu.plot import _style
 
 __all__ = ["plot_slots", "slot_name"]
 
-_CHUNKS = 24  # beyond this many chunks of a list the rest is counted
+_CHUNKS = 24  # beyond this many chunks of a slot the rest is counted
 
 
 def slot_name(allocator: Any, slot: int) -> str:
-    """What a list is for: the sizes that begin their search there, or its special purpose.
+    """What a slot is for: the sizes that begin their search there, or its special purpose.
 
     Parameters
     ----------
     allocator : Allocator
-        Its engine and number of lists count.
+        Its engine and number of slots count.
     slot : int
-        Index of the list.
+        Index of the slot.
 
     Returns
     -------
     str
+        A few words.
 
     Examples
     --------
@@ -50,9 +51,9 @@ def slot_name(allocator: Any, slot: int) -> str:
 
 
 def plot_slots(allocator: Any, ax: Any = None) -> Any:
-    """Draw the lists of an allocator.
+    """Draw the slots of an allocator.
 
-    A row is a list that holds chunks, from those that are searched first (top) to the fully free ones; a box is a
+    A row is a slot that holds chunks, from those that are searched first (top) to the fully free ones; a box is a
     chunk, in the order in which a search meets them, filled from below by the share of its bytes in use. Boot chunks
     have a thick frame, isolated ones a broken one.
 
@@ -66,6 +67,7 @@ def plot_slots(allocator: Any, ax: Any = None) -> Any:
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
 
     Examples
     --------
@@ -74,14 +76,14 @@ def plot_slots(allocator: Any, ax: Any = None) -> Any:
     >>> p = a.alloc(64)
     >>> ax = plot_slots(a)
     >>> [label.get_text() for label in ax.get_yticklabels()]
-    ['list 12: from 16 KiB']
+    ['slot 12: from 16 KiB']
     """
     plt = _style.pyplot()
     from matplotlib.patches import Patch, Rectangle
 
     lists: list[tuple[int | None, Any]]
     lists = [(slot, numbers) for slot, numbers in enumerate(allocator.slots) if numbers]
-    if not allocator.slots:  # one chunk and no lists: cpu_alloc-2008
+    if not allocator.slots:  # one chunk and no slots: cpu_alloc-2008
         lists = [(None, list(allocator.chunks))]
     widest = max((min(len(numbers), _CHUNKS) for _, numbers in lists), default=1)
     if ax is None:
@@ -120,14 +122,14 @@ def plot_slots(allocator: Any, ax: Any = None) -> Any:
             ax.text(_CHUNKS + 0.15, row + 0.52, f"+{len(numbers) - _CHUNKS:,}", va="center", fontsize=9)
     ax.set_xlim(0, max(widest, 8) + (1.4 if any(len(numbers) > _CHUNKS for _, numbers in lists) else 0.1))
     ax.set_ylim(max(len(lists), 1) + 0.05, 0)
-    labels = ["no lists" if slot is None else f"list {slot}: {slot_name(allocator, slot)}" for slot, _ in lists]
+    labels = ["no slots" if slot is None else f"slot {slot}: {slot_name(allocator, slot)}" for slot, _ in lists]
     ax.set_yticks([row + 0.5 for row in range(len(lists))], labels)
     step = 1 if widest <= 12 else 4
     ax.set_xticks([place + 0.5 for place in range(0, widest, step)], [str(place) for place in range(0, widest, step)])
-    ax.set_xlabel("place in the list, head first (chunks)")
+    ax.set_xlabel("place in the slot, head first (chunks)")
     _style.bare(ax, keep=())
     total = sum(len(numbers) for _, numbers in lists)
-    where = f" on {len(lists)} of {len(allocator.slots)} lists" if allocator.slots else ""
+    where = f" in {len(lists)} of {len(allocator.slots)} slots" if allocator.slots else ""
     title = f"{total:,} chunk{'' if total == 1 else 's'}{where}"
     ax.set_title(title, loc="left", fontsize=11, color=_style.TEXT)
     handles = [Patch(facecolor=_style.AREA_B, label="share of its bytes in use")]

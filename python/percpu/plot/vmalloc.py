@@ -29,6 +29,7 @@ def plot_vmalloc(space: Any, ax: Any = None) -> Any:
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
 
     Examples
     --------
