@@ -345,6 +345,82 @@ pub fn count_both(a: &[u64], b: &[u64]) -> u32 {
     a.iter().zip(b).map(|(a, b)| (a & b).count_ones()).sum()
 }
 
+/// Bits of `from..to` that are set in both of two maps.
+pub fn count_both_within(a: &[u64], b: &[u64], from: u32, to: u32) -> u32 {
+    if from >= to {
+        return 0;
+    }
+    let (first, last) = ((from / WORD_BITS) as usize, ((to - 1) / WORD_BITS) as usize);
+    let (low, high) = (a[first] & b[first] & !mask_from(from), a[last] & b[last] & !mask_below(to));
+    count_both(&a[first..=last], &b[first..=last]) - low.count_ones() - high.count_ones()
+}
+
+/// True if every run of set bits of `map` begins at a bit that `marks` has, and ends before one. `marks` has one
+/// bit more than `map`, and `map` has none beyond its last.
+pub fn runs_are_marked(map: &[u64], marks: &[u64]) -> bool {
+    let mut before = 0;
+    let mut missing = 0;
+    for (word, marks) in map.iter().zip(marks) {
+        // Where a bit differs from the one before.
+        let edges = word ^ (word << 1 | before);
+        missing |= edges & !marks;
+        before = word >> (WORD_BITS - 1);
+    }
+    missing == 0 && (before == 0 || marks.get(map.len()).is_some_and(|marks| marks & 1 != 0))
+}
+
+/// True if `map` has `len` (at least 1) set bits in a row in `from..to` of which `marks` has none.
+pub fn has_unmarked_run(map: &[u64], marks: &[u64], from: u32, to: u32, len: u32) -> bool {
+    has_run_in(|index| map[index] & !marks[index], from, to, len)
+}
+
+/// True if `map` has `len` (at least 1) set bits in a row in `from..to`.
+pub fn has_run_within(map: &[u64], from: u32, to: u32, len: u32) -> bool {
+    has_run_in(|index| map[index], from, to, len)
+}
+
+#[inline]
+fn has_run_in(word_at: impl Fn(usize) -> u64, from: u32, to: u32, len: u32) -> bool {
+    if from >= to {
+        return false;
+    }
+    let (first, last) = ((from / WORD_BITS) as usize, ((to - 1) / WORD_BITS) as usize);
+    let mut run = 0;
+    for index in first..=last {
+        let mut word = word_at(index);
+        if index == first {
+            word &= mask_from(from);
+        }
+        if index == last {
+            word &= mask_below(to);
+        }
+        if word == u64::MAX {
+            run += WORD_BITS;
+            if run >= len {
+                return true;
+            }
+            continue;
+        }
+        if run + word.trailing_ones() >= len || (len < WORD_BITS && has_run(word, len)) {
+            return true;
+        }
+        run = word.leading_ones();
+    }
+    false
+}
+
+/// True if a word has `len` (at least 1) set bits in a row.
+#[inline]
+fn has_run(mut word: u64, len: u32) -> bool {
+    let mut have = 1;
+    while have < len {
+        let by = have.min(len - have);
+        word &= word >> by;
+        have += by;
+    }
+    word != 0
+}
+
 /// The highest bit below `high` that is set in both of two maps.
 pub fn last_both(a: &[u64], b: &[u64], high: u32) -> Option<u32> {
     if high == 0 {
@@ -448,6 +524,35 @@ mod tests {
             prop_assert_eq!(next_zero(&words, size, a), find(false));
             prop_assert_eq!(last_set(&words, a, size), (a..size).rev().find(|i| bits[*i as usize]));
             prop_assert_eq!(count_set(&words, a, size), (a..size).filter(|i| bits[*i as usize]).count() as u32);
+        }
+
+        #[test]
+        fn marked_runs_meet_their_definitions(
+            bits in prop::collection::vec((prop::bool::weighted(0.9), prop::bool::weighted(0.1)), 1..400), edges: bool,
+            a in 0u32..420, b in 0u32..420, len in prop_oneof![1u32..12, 1u32..200],
+        ) {
+            let map: Vec<bool> = bits.iter().map(|(bit, _)| *bit).collect();
+            let n = map.len() as u32;
+            let edge = |i: u32| {
+                let at = |i: u32| map.get(i as usize).copied().unwrap_or(false);
+                at(i) != (i > 0 && at(i - 1))
+            };
+            // Marks at random, or at every edge too.
+            let marks: Vec<bool> =
+                (0..=n).map(|i| bits.get(i as usize).is_some_and(|(_, mark)| *mark) || (edges && edge(i))).collect();
+            let (words, marked) = (pack(&map), pack(&marks));
+            prop_assert_eq!(runs_are_marked(&words, &marked), (0..=n).all(|i| !edge(i) || marks[i as usize]));
+            let size = b.min(n);
+            let both = |i: u32| map[i as usize] && marks[i as usize];
+            prop_assert_eq!(count_both_within(&words, &marked, a, size), (a..size).filter(|i| both(*i)).count() as u32);
+            let inside = |i: u32| map[i as usize] && !marks[i as usize];
+            let longest = (a..size).fold((0, 0), |(run, most), i| {
+                let run = if inside(i) { run + 1 } else { 0 };
+                (run, run.max(most))
+            });
+            prop_assert_eq!(has_unmarked_run(&words, &marked, a, size, len), longest.1 >= len);
+            let run = set_runs(&words, a, size).any(|(start, end)| end - start >= len);
+            prop_assert_eq!(has_run_within(&words, a, size, len), run);
         }
 
         #[test]

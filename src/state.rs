@@ -38,6 +38,7 @@
 //!
 //! README of the recordings, "State files"; specification 00, 21 section 1, 22, 50 section 1.
 
+mod bulk;
 mod capture;
 mod diff;
 mod json;
@@ -424,8 +425,9 @@ impl State {
         if self.sidelined_slot.is_some() {
             let page_bits = nr_bits / nr_pages;
             let empty = |&page: &usize| {
-                count(&chunk.populated, page, page + 1) == 1
-                    && count(&chunk.alloc_map, page * page_bits, (page + 1) * page_bits) == 0
+                let end = ((page + 1) * page_bits) as u32;
+                bitmap::test(&chunk.populated, page as u32)
+                    && bitmap::next_set(&chunk.alloc_map, end, (page * page_bits) as u32) >= end
             };
             let empty = (0..nr_pages).filter(empty).count();
             check(i64::from(chunk.nr_empty_pop_pages) == empty as i64, path("nr_empty_pop_pages"), || {

@@ -947,8 +947,8 @@ class Allocator(_core.Calls):
         Returns
         -------
         bytes
-            For `restore`; equal states give equal bytes. Of the engines from 4.14 on it is also a state file, see
-            `from_state`.
+            For `restore`; equal states give equal bytes. The form is binary: maps, hints and lists as words, with checksums.
+            For other tools `to_state` writes the state file of an engine from 4.14 on.
         """
         return self._core.snapshot()
 
@@ -975,7 +975,7 @@ class Allocator(_core.Calls):
     @classmethod
     def from_state(
         cls,
-        state: str | os.PathLike[str] | bytes,
+        state: str | os.PathLike[str] | bytes | Mapping[str, Any],
         *,
         kernel: str = "6.12",
         balance: str = "manual",
@@ -987,8 +987,9 @@ class Allocator(_core.Calls):
 
         Parameters
         ----------
-        state : path or bytes
-            A state file (JSON), plain or gzip, or its content.
+        state : path, bytes or dict
+            A state file (JSON), plain or gzip, or its content; what `to_state` returned. A snapshot of an engine from 4.14 on
+            serves as well.
         kernel : str, optional
             Release or engine.
         balance : {"manual", "eager"}, optional
@@ -1033,13 +1034,13 @@ class Allocator(_core.Calls):
 
         return json.loads(self._core.state_json())
 
-    def differences(self, other: Allocator | str | os.PathLike[str] | bytes, limit: int = 20) -> list[str]:
+    def differences(self, other: Allocator | str | os.PathLike[str] | bytes | Mapping[str, Any], limit: int = 20) -> list[str]:
         """Compare two complete states: maps, hints, lists, counters.
 
         Parameters
         ----------
-        other : Allocator, path or bytes
-            The other one; or a state file or its content. What a state file does not record is not compared.
+        other : Allocator, path, bytes or dict
+            The other one; or a state file or its content, as for `from_state`. What a state file does not record is not compared.
         limit : int, optional
             Most lines that are returned.
 
@@ -1089,11 +1090,23 @@ class Allocator(_core.Calls):
 
 
 def _content(parameter: str, state: Any) -> bytes:
-    return Path(state).read_bytes() if isinstance(state, (str, os.PathLike)) else _bytes(parameter, state)
+    """Return the content of a state: of a file, as given, or as JSON."""
+    if isinstance(state, (str, os.PathLike)):
+        return Path(state).read_bytes()
+    if not isinstance(state, Mapping):
+        return _bytes(parameter, state, "a path, bytes or a dict")
+    import json
+
+    try:
+        return json.dumps(state).encode()
+    except (TypeError, ValueError) as error:
+        raise StateError(f"{parameter}: {error}") from None
 
 
-def _bytes(parameter: str, value: Any) -> bytes:
+def _bytes(parameter: str, value: Any, wanted: str = "bytes") -> bytes:
+    if isinstance(value, bytes):
+        return value
     try:
         return bytes(memoryview(value))
     except TypeError:
-        raise StateError(f"{parameter} must be bytes, not {type(value).__name__}") from None
+        raise StateError(f"{parameter} must be {wanted}, not {type(value).__name__}") from None

@@ -8,6 +8,7 @@ use serde_json::{json, Value};
 use super::{space, Allocator};
 use crate::address::{AddressMap, NO_LAYOUT_BASE};
 use crate::backend::Backend;
+use crate::engine::saved::bulk::Reader;
 use crate::engine::saved::Fields;
 use crate::engine::{self, Setup};
 use crate::error::{ConfigError, StateError};
@@ -50,7 +51,7 @@ impl Allocator {
 }
 
 /// Reads the machine and the engine on it.
-pub(super) fn read(own: &Fields<'_>, preset: &'static Preset) -> Result<Restored, StateError> {
+pub(super) fn read(own: &Fields<'_>, bulk: &mut Reader<'_>, preset: &'static Preset) -> Result<Restored, StateError> {
     let machine = own.object("machine")?;
     let config = |error: ConfigError| machine.error(error.parameter, error.to_string());
     let bytes = |name: &str| machine.number(name).map(Bytes);
@@ -65,8 +66,8 @@ pub(super) fn read(own: &Fields<'_>, preset: &'static Preset) -> Result<Restored
     let unit = geometry.unit_size().0;
     let address = read_address(own, &machine, &geometry)?;
     let mut setup = Setup::bare(preset, super::rules_of(preset), geometry);
-    setup.backend = read_backend(own, &machine, &geometry, preset)?;
-    let engine = engine::load(preset.generation, &setup, &own.object("engine")?)?;
+    setup.backend = read_backend(own, bulk, &machine, &geometry, preset)?;
+    let engine = engine::load(preset.generation, &setup, &own.object("engine")?, bulk)?;
     if engine.geometry() != &geometry {
         return Err(machine.error("block_size", format!("{} has other sizes", preset.generation)));
     }
@@ -118,7 +119,13 @@ fn read_address(own: &Fields<'_>, machine: &Fields<'_>, g: &Geometry) -> Result<
     })
 }
 
-fn read_backend(own: &Fields<'_>, machine: &Fields<'_>, g: &Geometry, preset: &Preset) -> Result<Backend, StateError> {
+fn read_backend(
+    own: &Fields<'_>,
+    bulk: &mut Reader<'_>,
+    machine: &Fields<'_>,
+    g: &Geometry,
+    preset: &Preset,
+) -> Result<Backend, StateError> {
     let (page, unit) = (g.page_size().0, g.unit_size().0);
     let align = machine.number_to("chunk_align", u64::MAX / 2)?;
     machine.check(align.is_power_of_two() && align >= page, "chunk_align")?;
@@ -132,6 +139,6 @@ fn read_backend(own: &Fields<'_>, machine: &Fields<'_>, g: &Geometry, preset: &P
     backend.unmap_nothing = preset.unmap_nothing;
     backend.contiguous = own.flag("contiguous")?;
     backend.backing_pages = own.number("backing_pages")?;
-    space::read(own, &mut backend)?;
+    space::read(own, bulk, &mut backend)?;
     Ok(backend)
 }

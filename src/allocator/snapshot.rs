@@ -2,10 +2,14 @@
 //!
 //! # Design
 //!
-//! The snapshot of a Linux generation is a state file with one more key, [`KEY`], that holds what a
-//! state does not: chunk numbers, policy, addresses, what stands behind the chunks. So it is a
-//! state file that other tools can read, and is checked like one. The engines before 4.14 have no
-//! state files; their snapshot is [`KEY`] alone, with machine and engine in it ([`saved`]).
+//! A snapshot is binary ([`bulk`](crate::engine::saved::bulk)): sections of words for busy ranges, chunks and lists, and a head
+//! with policy, addresses, what stands behind the chunks, and the rest of the engine. A Linux generation is written and
+//! checked as a [`State`], whose totals are in the head; the engines before 4.14 have no states, and write themselves
+//! ([`saved`]).
+//!
+//! # Cost
+//!
+//! Linear in the maps. Everything is checked as a state file is, word by word.
 
 use serde_json::{json, Map, Value};
 
@@ -14,8 +18,8 @@ use super::{space, Allocator, Balance};
 use crate::address::{AddressMap, NO_LAYOUT_BASE};
 use crate::backend::Supply;
 use crate::engine::linux::Linux;
-use crate::engine::saved::Fields;
-use crate::engine::Engine;
+use crate::engine::saved::bulk::{self, Reader, Writer};
+use crate::engine::saved::{Fields, MAX_CHUNKS};
 use crate::error::StateError;
 use crate::layout::Backend;
 use crate::request::ChunkId;
@@ -24,12 +28,10 @@ use crate::stats_text::StatsSizes;
 use crate::units::{round_up, WordSize};
 use crate::variant::{Preset, Thresholds};
 
-/// The key of a snapshot's own part.
-const KEY: &str = "percpu_snapshot";
-/// A key of that part that is there only if area maps can run out of extensions.
+/// How errors call the head.
+const HEAD: &str = "snapshot";
+/// A key of the head that is there only if area maps can run out of extensions.
 const EXTEND: &str = "extend_supply";
-/// Version of that part.
-const VERSION: u64 = 1;
 
 impl Allocator {
     /// The complete state, as state files have it.
@@ -38,11 +40,16 @@ impl Allocator {
             .engine
             .as_linux()
             .ok_or_else(|| StateError::new("engine", format!("{} has no state file form", self.engine.generation())))?;
+        Ok(self.with_machine(State::capture(linux)))
+    }
+
+    /// A state of the engine, with what this knows of the machine.
+    fn with_machine(&self, state: State) -> State {
         let map = &self.address;
         let low = map.units().min_by_key(|(_, offset)| *offset).map(|(cpu, _)| cpu);
         let high = map.units().max_by_key(|(_, offset)| *offset).map(|(cpu, _)| cpu);
         let backend = self.engine.backend();
-        Ok(State {
+        State {
             atom_size: (!backend.contiguous).then_some(self.sizes.atom_size),
             low_unit_cpu: low,
             high_unit_cpu: high,
@@ -54,13 +61,27 @@ impl Allocator {
             per_cpu_start: map.per_cpu_start,
             static_size: map.static_size,
             nr_cpu_ids: Some(map.unit_map.len() as u32),
-            ..State::capture(linux)
-        })
+            ..state
+        }
+    }
+
+    /// The state in a state file, compressed or not, or in a snapshot.
+    pub fn read_state(bytes: &[u8]) -> Result<State, StateError> {
+        if bytes.starts_with(&bulk::MAGIC) {
+            Self::from_snapshot(bytes)?.state()
+        } else {
+            State::from_json(bytes)
+        }
     }
 
     /// An allocator in a recorded state, by the rules of `preset`.
     pub fn from_state(state: &State, preset: &'static Preset, balance: Balance) -> Result<Self, StateError> {
-        let linux = state.restore(preset)?;
+        Self::from_state_taking(&mut state.clone(), preset, balance)
+    }
+
+    /// The same; maps and hints are taken out of the state.
+    fn from_state_taking(state: &mut State, preset: &'static Preset, balance: Balance) -> Result<Self, StateError> {
+        let linux = state.restore_taking(preset)?;
         let contiguous = linux.backend.contiguous;
         let address = address_of(state, contiguous);
         let served = |index: Option<usize>| {
@@ -85,36 +106,44 @@ impl Allocator {
     }
 
     /// Everything, as bytes that [`Allocator::from_snapshot`] turns into an equal allocator.
-    pub fn snapshot(&self) -> Result<String, StateError> {
-        let mut own = self.own_part();
+    pub fn snapshot(&self) -> Result<Vec<u8>, StateError> {
+        let created = self.engine.chunks_created();
+        if created > MAX_CHUNKS {
+            return Err(StateError::new(
+                HEAD,
+                format!("{created} chunks were made, more than the {MAX_CHUNKS} it can tell"),
+            ));
+        }
+        let mut out = Writer::default();
+        // Sections are written in the order in which they are wanted.
+        let linux = self.engine.as_linux();
+        linux.inspect(|linux| State::write_chunks(linux, &mut out));
+        let mut own = self.own_part(&mut out);
         let mut put = |key: &str, value| own.insert(key.into(), value);
         if let Some(left) = self.engine.backend().extend_supply.left() {
             put(EXTEND, json!(left));
         }
-        if let Some(linux) = self.engine.as_linux() {
-            let numbers: Vec<Option<u32>> = linux.chunk_ids().map(|id| (!id.is_reserved()).then_some(id.0)).collect();
-            put("numbers", json!(numbers));
-            put("chunks_created", json!(linux.chunks_created()));
+        if let Some(linux) = linux {
+            put("chunks", json!(linux.chunk_ids().count()));
+            put("chunks_created", json!(created));
             put("warn_limit", json!(linux.warn_limit));
-            let mut state = self.state()?;
-            state.other.insert(KEY.into(), Value::Object(own));
-            return Ok(state.to_json());
+            put("state", self.with_machine(State::capture_totals(linux)).to_value());
+        } else {
+            let engine = self.engine.save(&mut out);
+            let none = || StateError::new(HEAD, format!("{} cannot be saved", self.engine.generation()));
+            put("engine", engine.ok_or_else(none)?);
+            put("machine", self.machine_to_saved());
         }
-        let engine = self.engine.save();
-        let none = || StateError::new(KEY, format!("{} cannot be saved", self.engine.generation()));
-        put("engine", engine.ok_or_else(none)?);
-        put("machine", self.machine_to_saved());
-        Ok(json!({ KEY: own }).to_string())
+        Ok(out.finish(&Value::Object(own)))
     }
 
     /// What the snapshots of all engines have.
-    fn own_part(&self) -> Map<String, Value> {
+    fn own_part(&self, out: &mut Writer) -> Map<String, Value> {
         let backend = self.engine.backend();
         let (next_addr, chunk_span) = backend.address_space();
         let sizes = &self.sizes;
         let thresholds = self.engine.thresholds().unwrap_or_default().named();
         let own = json!({
-            "version": VERSION,
             "thresholds": thresholds.map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect::<Map<_, _>>(),
             "kernel": self.preset.release,
             "balance": match self.balance {
@@ -126,7 +155,7 @@ impl Allocator {
             "contiguous": backend.contiguous,
             "atom_size": sizes.atom_size,
             "backing_pages": backend.backing_pages,
-            "vmalloc": backend.vmalloc().map(space::to_saved),
+            "vmalloc": backend.vmalloc().map(|vmalloc| space::to_saved(vmalloc, out)),
             "next_addr": next_addr,
             "chunk_span": chunk_span,
             "page_supply": backend.page_supply.left(),
@@ -149,14 +178,8 @@ impl Allocator {
 
     /// An allocator from the bytes of a snapshot.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, StateError> {
-        let mut whole = state::parse(bytes)?;
-        let own = whole.as_object_mut().and_then(|whole| whole.remove(KEY));
-        let none = || StateError::new(KEY, "is missing: this is a state, but no snapshot");
-        let own = own.ok_or_else(none)?;
-        let own = Fields::new(&own, KEY)?;
-        if own.number("version")? != VERSION {
-            return Err(own.error("version", format!("is not {VERSION}")));
-        }
+        let (head, mut bulk) = Reader::open(bytes)?;
+        let own = Fields::new(&head, HEAD)?;
         let preset = Preset::by_release(own.text("kernel")?).ok_or_else(|| own.bad("kernel"))?;
         let balance = match own.value("balance")? {
             Value::String(text) if text == "eager" => Balance::Eager,
@@ -166,11 +189,12 @@ impl Allocator {
         own.check(own.number("atom_size")?.is_power_of_two(), "atom_size")?;
         let since_balance = own.small("since_balance")?;
         let mut allocator = if preset.generation.rules().is_some() {
-            Self::from_state_snapshot(State::from_value(whole)?, preset, balance, &own)?
+            Self::from_state_snapshot(&mut bulk, preset, balance, &own)?
         } else {
-            let Restored { engine, address, sizes, groups } = saved::read(&own, preset)?;
+            let Restored { engine, address, sizes, groups } = saved::read(&own, &mut bulk, preset)?;
             Self { engine, address, preset, sizes, groups, balance, since_balance }
         };
+        bulk.end()?;
         allocator.since_balance = since_balance;
         allocator.set_thresholds(thresholds(&own)?).map_err(|error| own.error("thresholds", error.to_string()))?;
         let backend = allocator.engine.backend_mut();
@@ -185,13 +209,16 @@ impl Allocator {
 
     /// An allocator of a Linux generation from its state and what a state does not hold.
     fn from_state_snapshot(
-        state: State,
+        bulk: &mut Reader<'_>,
         preset: &'static Preset,
         balance: Balance,
         own: &Fields<'_>,
     ) -> Result<Self, StateError> {
         let contiguous = own.flag("contiguous")?;
-        let mut allocator = Self::from_state(&state, preset, balance)?;
+        let mut state = State::from_unchecked(own.value("state")?.clone())?;
+        own.check(state.chunks.is_empty() && state.slots.is_empty(), "state")?;
+        let numbers = state.read_chunks(own.number("chunks")?, bulk)?;
+        let mut allocator = Self::from_state_taking(&mut state, preset, balance)?;
         allocator.address.linear = own.flag("linear")?;
         allocator.address.identity = own.flag("identity")?;
         allocator.address.boot_cpu = own.small("boot_cpu")?;
@@ -206,9 +233,6 @@ impl Allocator {
         let atom = sizes.atom_size;
         // The limits of a state's own atom size: the next snapshot writes it there.
         own.check(contiguous || (state.page_size()..=state::MAX_ATOM).contains(&atom), "atom_size")?;
-        let numbers = own.list("numbers")?;
-        own.check(numbers.len() == state.chunks.len(), "numbers")?;
-        let numbers = own.optional_numbers("numbers")?;
         let created = own.chunks_created("chunks_created")?;
         let linux = allocator.engine.as_linux_mut().expect("restored from a state");
         linux.warn_limit = own.small("warn_limit")?;
@@ -218,7 +242,7 @@ impl Allocator {
         let next_addr = own.number("next_addr")?;
         own.check(next_addr >= NO_LAYOUT_BASE, "next_addr")?;
         backend.set_address_space(next_addr, own.number("chunk_span")?, atom);
-        space::read(own, backend)?;
+        space::read(own, bulk, backend)?;
         if backend.vmalloc().is_some() {
             let mut dynamic = state.chunks.iter().filter(|chunk| !chunk.immutable);
             if let Some(chunk) = dynamic.find(|chunk| !backend.holds_chunk(chunk.base_addr)) {
@@ -250,25 +274,23 @@ fn supply(own: &Fields<'_>, name: &str) -> Result<Supply, StateError> {
 }
 
 /// Gives the chunks of a restored engine the numbers of the snapshot.
-fn renumber(linux: &mut Linux, state: &State, numbers: &[Option<u64>], created: u32) -> Result<(), StateError> {
-    let bad = |message: &str| StateError::new(format!("{KEY}.numbers"), message);
+fn renumber(linux: &mut Linux, state: &State, numbers: &[ChunkId], created: u32) -> Result<(), StateError> {
+    let bad = |index: usize, message: &str| StateError::new(format!("chunks[{index}].number"), message);
     let mut pairs = Vec::with_capacity(numbers.len());
-    for (chunk, number) in state.chunks.iter().zip(numbers) {
-        let reserved = state.reserved_chunk.is_some_and(|index| std::ptr::eq(&state.chunks[index], chunk));
-        match number {
-            None if reserved => {}
-            Some(number) if !reserved && *number < u64::from(created) => {
-                let id = linux.restored_id(chunk.base_addr).ok_or_else(|| bad("name an unknown chunk"))?;
-                pairs.push((id, ChunkId(*number as u32)));
-            }
-            _ => return Err(bad("must be below chunks_created, and null for the reserved chunk only")),
+    for (index, number) in numbers.iter().enumerate() {
+        let reserved = state.reserved_chunk == Some(index);
+        if number.is_reserved() != reserved || (!reserved && number.0 >= created) {
+            return Err(bad(index, "must be below chunks_created, and that of the reserved chunk for it only"));
+        }
+        if !reserved {
+            let id = linux.restored_id(state.chunks[index].base_addr);
+            pairs.push((id.ok_or_else(|| bad(index, "names an unknown chunk"))?, *number));
         }
     }
     let mut seen: Vec<ChunkId> = pairs.iter().map(|(_, to)| *to).collect();
     seen.sort_unstable();
-    seen.dedup();
-    if seen.len() != pairs.len() {
-        return Err(bad("must differ"));
+    if let Some(pair) = seen.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(StateError::new("chunks", format!("{} is the number of two", pair[0])));
     }
     linux.renumber(&pairs, created);
     Ok(())
@@ -378,23 +400,28 @@ mod tests {
         let mut a = used(in_vmalloc_space(Search::FreeBlocks));
         a.engine_mut().backend_mut().vmalloc_space_mut().unwrap().inject(Fault::Split(1), 2).unwrap();
         let bytes = a.snapshot().unwrap();
-        let b = Allocator::from_snapshot(bytes.as_bytes()).unwrap();
+        let b = Allocator::from_snapshot(&bytes).unwrap();
         assert_eq!(b.snapshot().unwrap(), bytes);
         assert_eq!(b.engine().backend().vmalloc(), a.engine().backend().vmalloc());
-        let whole: Value = serde_json::from_str(&bytes).unwrap();
-        let keys: Vec<String> = whole[KEY]["vmalloc"].as_object().unwrap().keys().cloned().collect();
-        for key in keys {
+        let (head, _) = Reader::open(&bytes).unwrap();
+        for key in head["vmalloc"].as_object().unwrap().keys() {
             for nonsense in [json!([1, {"a": -3}]), json!([[5, 4]]), json!(-1), json!({})] {
-                let mut damaged = whole.clone();
-                damaged[KEY]["vmalloc"][&key] = nonsense;
-                assert!(Allocator::from_snapshot(damaged.to_string().as_bytes()).is_err(), "{key}");
+                let mut damaged = head.clone();
+                damaged["vmalloc"][key] = nonsense;
+                assert!(Allocator::from_snapshot(&bulk::with_head(&bytes, &damaged)).is_err(), "{key}");
             }
         }
-        let mut moved = whole;
-        moved[KEY]["vmalloc"]["busy"].as_array_mut().unwrap().clear();
-        moved[KEY]["vmalloc"]["lazy"].as_array_mut().unwrap().clear();
-        let error = Allocator::from_snapshot(moved.to_string().as_bytes()).unwrap_err();
-        assert!(error.message.contains("has no areas there"), "{error}");
+        let with_busy = |busy: &[u64], lazy: &[u64]| {
+            let bytes = bulk::with_section(&bytes, bulk::Kind::Space, |out| {
+                out.list(busy.iter().copied());
+                out.list(lazy.iter().copied());
+            });
+            Allocator::from_snapshot(&bytes).unwrap_err()
+        };
+        assert!(with_busy(&[], &[]).message.contains("has no areas there"));
+        for (busy, lazy) in [(&[5_u64, 4][..], &[][..]), (&[1 << 63], &[]), (&[], &[7])] {
+            with_busy(busy, lazy);
+        }
     }
 
     /// Two CPUs with 32-bit words.
@@ -435,7 +462,7 @@ mod tests {
         for a in machines.into_iter().chain(spaces).chain([narrow]) {
             let a = used(a);
             let bytes = a.snapshot().unwrap();
-            let b = Allocator::from_snapshot(bytes.as_bytes()).unwrap();
+            let b = Allocator::from_snapshot(&bytes).unwrap();
             assert_eq!(b.snapshot().unwrap(), bytes);
             assert_eq!(b.stats(), a.stats());
             let (a, b) = (used(a), used(b));
@@ -446,14 +473,23 @@ mod tests {
     #[test]
     fn damaged_snapshots_are_refused() {
         let bytes = used(on_a_machine("6.12")).snapshot().unwrap();
-        let whole: Value = serde_json::from_str(&bytes).unwrap();
-        let keys: Vec<String> = whole[KEY].as_object().unwrap().keys().cloned().collect();
-        for key in keys {
-            let mut damaged = whole.clone();
-            damaged[KEY][&key] = json!([1, {"a": -3}]);
-            assert!(Allocator::from_snapshot(damaged.to_string().as_bytes()).is_err(), "{key}");
+        let (head, _) = Reader::open(&bytes).unwrap();
+        for key in head.as_object().unwrap().keys() {
+            let mut damaged = head.clone();
+            damaged[key] = json!([1, {"a": -3}]);
+            assert!(Allocator::from_snapshot(&bulk::with_head(&bytes, &damaged)).is_err(), "{key}");
         }
         assert!(Allocator::from_snapshot(b"{}").is_err());
-        assert!(Allocator::from_snapshot(&bytes.as_bytes()[..bytes.len() / 2]).is_err());
+        assert!(Allocator::from_snapshot(&bytes[..bytes.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn a_snapshot_holds_a_state_as_a_state_file_does() {
+        for release in ["4.19", "6.12"] {
+            let a = used(on_a_machine(release));
+            let state = a.state().unwrap();
+            assert_eq!(Allocator::read_state(&a.snapshot().unwrap()).unwrap(), state);
+            assert_eq!(Allocator::read_state(state.to_json().as_bytes()).unwrap(), state);
+        }
     }
 }

@@ -340,6 +340,12 @@ impl Chunk {
         }
     }
 
+    /// How many live areas there are, if their boundaries are right.
+    pub(crate) fn count_areas(&self, ctx: &Context) -> u32 {
+        let served = self.served(ctx);
+        bitmap::count_both_within(&self.alloc_map, &self.bound_map, served.start, served.end)
+    }
+
     /// True if every page of a range is populated.
     #[inline(always)]
     pub fn is_populated(&self, pages: std::ops::Range<u32>) -> bool {

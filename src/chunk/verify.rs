@@ -193,27 +193,34 @@ impl Chunk {
             "C2-hidden-ends",
             "served {served:?} of {nr_bits} bits"
         );
-        for (start, end) in bitmap::set_runs(&self.alloc_map, 0, nr_bits) {
-            ensure_invariant!(
-                bitmap::test(&self.bound_map, start) && bitmap::test(&self.bound_map, end),
-                "C3-bounds",
-                "allocated stretch {start}..{end} without boundaries"
-            );
+        let marked = |bit: u32| bitmap::test(&self.bound_map, bit);
+        let inside = |bit: u32| {
+            (1..nr_bits).contains(&bit) && [bit - 1, bit].iter().all(|bit| bitmap::test(&self.alloc_map, *bit))
+        };
+        if !bitmap::runs_are_marked(&self.alloc_map, &self.bound_map) {
+            for (start, end) in bitmap::set_runs(&self.alloc_map, 0, nr_bits) {
+                ensure_invariant!(
+                    marked(start) && marked(end),
+                    "C3-bounds",
+                    "allocated stretch {start}..{end} without boundaries"
+                );
+            }
         }
-        let areas = self.areas(ctx);
+        for end in [served.start, served.end] {
+            ensure_invariant!(!inside(end) || marked(end), "C3-bounds", "the hidden end at {end} is no boundary");
+        }
+        let areas = self.count_areas(ctx);
+        ensure_invariant!(areas == self.nr_alloc, "C4-nr-alloc", "nr_alloc {} but {areas} live areas", self.nr_alloc);
+        // An area of n bits has n - 1 of them behind its boundary.
+        let most = self.max_alloc_size / ctx.geometry.min_alloc_size().0 as u32;
+        let longer = match most {
+            0 => areas > 0,
+            most => bitmap::has_unmarked_run(&self.alloc_map, &self.bound_map, served.start, served.end, most),
+        };
         ensure_invariant!(
-            areas.len() == self.nr_alloc as usize,
-            "C4-nr-alloc",
-            "nr_alloc {} but {} live areas",
-            self.nr_alloc,
-            areas.len()
-        );
-        let largest = areas.iter().map(|(s, e)| e - s).max().unwrap_or(0);
-        let largest = ctx.geometry.bits_to_bytes(Bits(largest));
-        ensure_invariant!(
-            self.max_alloc_size() >= largest,
+            !longer,
             "C18-max-alloc-size",
-            "max_alloc_size {} but a live area has {largest}",
+            "max_alloc_size {} but a live area is larger",
             self.max_alloc_size
         );
         Ok(())

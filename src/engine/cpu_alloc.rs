@@ -47,6 +47,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use super::saved::bulk::{Reader, Writer};
 use super::saved::Fields;
 use super::{ChunkView, Engine, Make, Older, Setup, Stats, Totals};
 use crate::backend::Backend;
@@ -298,8 +299,8 @@ impl Make for CpuAlloc {
         Self::new(setup)
     }
 
-    fn load(setup: &Setup, saved: &Fields<'_>) -> Result<Self, StateError> {
-        Self::from_saved(setup, saved)
+    fn load(setup: &Setup, saved: &Fields<'_>, bulk: &mut Reader<'_>) -> Result<Self, StateError> {
+        Self::from_saved(setup, saved, bulk)
     }
 }
 
@@ -437,8 +438,8 @@ impl Engine for CpuAlloc {
         &self.stats
     }
 
-    fn save(&self) -> Option<Value> {
-        Some(self.to_saved())
+    fn save(&self, out: &mut Writer) -> Option<Value> {
+        Some(self.to_saved(out))
     }
 
     fn verify(&self) -> Result<(), Violation> {

@@ -46,6 +46,7 @@ use crate::request::{ChunkId, Outcome, Request};
 use crate::slots::SlotNumbers;
 use crate::units::{Bits, Bytes, Pages, WordSize};
 use crate::variant::{BootAllocators, Generation, Preset, Rules, Thresholds};
+use saved::bulk::{Reader, Writer};
 use saved::Fields;
 
 /// What replays, sweeps, comparisons and the Python package need of a generation.
@@ -162,9 +163,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// A copy that shares nothing.
     fn boxed_clone(&self) -> Box<dyn Engine>;
 
-    /// The complete state beside geometry and backend, as plain data for [`load`]. `None` where there
-    /// is no such form; the Linux generations are saved as a [`State`](crate::state::State).
-    fn save(&self) -> Option<Value> {
+    /// The complete state beside geometry and backend, as plain data for [`load`]: chunks and lists go to `out`. `None` where
+    /// there is no such form; the Linux generations are saved as a [`State`](crate::state::State).
+    fn save(&self, _out: &mut Writer) -> Option<Value> {
         None
     }
 
@@ -185,8 +186,8 @@ pub trait Make: Engine + Sized + 'static {
     fn make(generation: Generation, setup: &Setup) -> Result<Self, ConfigError>;
 
     /// One in the state that [`Engine::save`] has written. `setup` has its geometry and backend, and no
-    /// boot chunks. Nothing in `saved` is to be trusted.
-    fn load(_setup: &Setup, saved: &Fields<'_>) -> Result<Self, StateError> {
+    /// boot chunks. Nothing that is read is to be trusted.
+    fn load(_setup: &Setup, saved: &Fields<'_>, _bulk: &mut Reader<'_>) -> Result<Self, StateError> {
         Err(saved.error("engine", "has no saved form"))
     }
 }
@@ -197,14 +198,14 @@ type Made<E> = Result<Box<dyn Engine>, E>;
 struct Registered {
     generation: Generation,
     make: fn(Generation, &Setup) -> Made<ConfigError>,
-    load: fn(&Setup, &Fields<'_>) -> Made<StateError>,
+    load: fn(&Setup, &Fields<'_>, &mut Reader<'_>) -> Made<StateError>,
 }
 
 const fn register<E: Make>(generation: Generation) -> Registered {
     Registered {
         generation,
         make: |generation, setup| Ok(Box::new(E::make(generation, setup)?)),
-        load: |setup, saved| Ok(Box::new(E::load(setup, saved)?)),
+        load: |setup, saved, bulk| Ok(Box::new(E::load(setup, saved, bulk)?)),
     }
 }
 
@@ -229,8 +230,13 @@ pub fn new(generation: Generation, setup: &Setup) -> Result<Box<dyn Engine>, Con
 }
 
 /// The engine of a generation in the state that [`Engine::save`] has written.
-pub fn load(generation: Generation, setup: &Setup, saved: &Fields<'_>) -> Result<Box<dyn Engine>, StateError> {
-    (registered(generation).load)(setup, saved)
+pub fn load(
+    generation: Generation,
+    setup: &Setup,
+    saved: &Fields<'_>,
+    bulk: &mut Reader<'_>,
+) -> Result<Box<dyn Engine>, StateError> {
+    (registered(generation).load)(setup, saved, bulk)
 }
 
 impl Clone for Box<dyn Engine> {

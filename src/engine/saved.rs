@@ -1,9 +1,9 @@
-//! Saved engines: plain data in JSON, read back without trust.
+//! Saved engines: plain data, read back without trust.
 //!
 //! # Design
 //!
-//! [`Engine::save`](super::Engine::save) writes an object, [`Fields`] reads it: every value is
-//! asked for by name and type, and what is missing, of another type or out of range is a
+//! [`Engine::save`](super::Engine::save) writes chunks and lists as words ([`bulk`]), and the few other values as a JSON object,
+//! which [`Fields`] reads: every value is asked for by name and type, and what is missing, of another type or out of range is a
 //! [`StateError`] with its path. An engine checks what belongs together (lengths, list membership),
 //! and `verify` the rest, so that damaged bytes never become an engine.
 //!
@@ -15,18 +15,18 @@
 //!
 //! A form of this crate; nothing that a kernel writes.
 
+pub mod bulk;
+
 use serde_json::{json, Map, Value};
 
 use super::Stats;
-use crate::bitmap;
 use crate::error::StateError;
-use crate::request::ChunkId;
 use crate::units::Bytes;
 
 /// No counter is larger: one can go on counting without wrapping.
 const MAX_COUNT: u64 = 1 << 62;
 /// Most chunks that a saved engine may ever have made.
-const MAX_CHUNKS: u32 = 1 << 26;
+pub const MAX_CHUNKS: u32 = 1 << 24;
 
 /// The fields of an object, and where it is.
 #[derive(Clone, Debug)]
@@ -134,12 +134,6 @@ impl<'a> Fields<'a> {
         self.value(name)?.as_array().map(Vec::as_slice).ok_or_else(|| self.bad(name))
     }
 
-    /// A list of objects.
-    pub fn objects(&self, name: &str) -> Result<Vec<Fields<'a>>, StateError> {
-        let path = |index| format!("{}.{name}[{index}]", self.path);
-        self.list(name)?.iter().enumerate().map(|(index, value)| Fields::new(value, path(index))).collect()
-    }
-
     /// A list of unsigned numbers, each of which may be null.
     pub fn optional_numbers(&self, name: &str) -> Result<Vec<Option<u64>>, StateError> {
         let read = |value: &Value| match value {
@@ -147,34 +141,6 @@ impl<'a> Fields<'a> {
             _ => value.as_u64().map(Some).ok_or_else(|| self.bad(name)),
         };
         self.list(name)?.iter().map(read).collect()
-    }
-
-    /// A list of unsigned numbers up to `limit`.
-    pub fn numbers_to(&self, name: &str, limit: u64) -> Result<Vec<u64>, StateError> {
-        let read = |value: &Value| value.as_u64().filter(|number| *number <= limit).ok_or_else(|| self.bad(name));
-        self.list(name)?.iter().map(read).collect()
-    }
-
-    /// A map of `bits` bits.
-    pub fn words(&self, name: &str, bits: u32) -> Result<Box<[u64]>, StateError> {
-        let words: Box<[u64]> = self.numbers_to(name, u64::MAX)?.into();
-        self.check(words.len() == bitmap::words_for(bits), name)?;
-        let len = words.len() as u32 * bitmap::WORD_BITS;
-        self.check(bitmap::next_set(&words, len, bits) >= len, name)?;
-        Ok(words)
-    }
-
-    /// Numbers of chunks, null for the reserved one.
-    pub fn chunk_ids(&self, name: &str) -> Result<Vec<ChunkId>, StateError> {
-        let read = |number: Option<u64>| match number {
-            None => Ok(ChunkId::RESERVED),
-            Some(number) => u32::try_from(number)
-                .ok()
-                .filter(|number| *number < MAX_CHUNKS)
-                .map(ChunkId)
-                .ok_or_else(|| self.bad(name)),
-        };
-        self.optional_numbers(name)?.into_iter().map(read).collect()
     }
 
     /// How many chunks were ever made.
@@ -212,9 +178,4 @@ pub fn stats(stats: &Stats) -> Value {
         "min_alloc_size": stats.min_alloc_size.0,
         "max_alloc_size": stats.max_alloc_size.0,
     })
-}
-
-/// What [`Fields::chunk_ids`] reads.
-pub fn chunk_ids(ids: impl Iterator<Item = ChunkId>) -> Value {
-    ids.map(|id| (!id.is_reserved()).then_some(id.0)).collect()
 }

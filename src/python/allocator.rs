@@ -322,7 +322,7 @@ impl Allocator {
     #[staticmethod]
     fn from_state(py: Python<'_>, data: &[u8], kernel: &str, balance_every: u32) -> PyResult<Self> {
         let preset = preset(py, kernel)?;
-        let core = py.detach(|| Core::from_state(&State::from_json(data)?, preset, balance(balance_every)));
+        let core = py.detach(|| Core::from_state(&Core::read_state(data)?, preset, balance(balance_every)));
         Ok(Self::new(core.map_err(|error| errors::state_error(py, &error))?))
     }
 
@@ -341,8 +341,8 @@ impl Allocator {
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let core = self.lock(py);
         let core: &Core = &core;
-        let text = py.detach(|| core.snapshot()).map_err(|error| errors::state_error(py, &error))?;
-        Ok(PyBytes::new(py, text.as_bytes()))
+        let bytes = py.detach(|| core.snapshot()).map_err(|error| errors::state_error(py, &error))?;
+        Ok(PyBytes::new(py, &bytes))
     }
 
     fn state_json(&self, py: Python<'_>) -> PyResult<String> {
@@ -357,7 +357,7 @@ impl Allocator {
         let core: &Core = &core;
         let found = py.detach(|| -> Result<_, StateError> {
             let options = DiffOptions { limit, ..DiffOptions::default() };
-            Ok(core.state()?.diff_with(&State::from_json(data)?, options))
+            Ok(core.state()?.diff_with(&Core::read_state(data)?, options))
         });
         let found = found.map_err(|error| errors::state_error(py, &error))?;
         Ok(found.iter().map(ToString::to_string).collect())

@@ -6,6 +6,8 @@
 //!
 //! Source: specification 50 section 1.
 
+use std::mem::take;
+
 use super::{md, ChunkState, Hints, State, StatsCounters};
 use crate::backend::Backend;
 use crate::block::Block;
@@ -49,9 +51,16 @@ fn block(row: &Hints) -> Block {
 impl State {
     /// The state of an engine. What an engine does not know (groups, CPUs, static size) is empty.
     pub fn capture(linux: &Linux) -> State {
+        let chunk = |id| chunk_state(linux.chunk(id).expect("listed by chunk_ids"));
+        let totals = Self::capture_totals(linux);
+        State { chunks: linux.chunk_ids().map(chunk).collect(), slots: slots_of(linux), ..totals }
+    }
+
+    /// The same without chunks and lists.
+    pub(crate) fn capture_totals(linux: &Linux) -> State {
         let geometry = linux.ctx.geometry;
         let ids: Vec<ChunkId> = linux.chunk_ids().collect();
-        let index_of = |id: ChunkId| ids.iter().position(|other| *other == id);
+        let index_of = |id: ChunkId| ids.binary_search(&id).ok();
         let totals = linux.totals();
         let stats = Engine::stats(linux);
         let numbers = linux.numbers;
@@ -93,8 +102,8 @@ impl State {
             }),
             first_chunk: linux.first.and_then(index_of),
             reserved_chunk: index_of(ChunkId::RESERVED),
-            slots: linux.slots().iter_lists().map(|list| list.filter_map(index_of).collect()).collect(),
-            chunks: ids.iter().map(|id| chunk_state(linux.chunk(*id).expect("listed by chunk_ids"))).collect(),
+            slots: Vec::new(),
+            chunks: Vec::new(),
             other_globals: serde_json::Map::new(),
             other: serde_json::Map::new(),
         }
@@ -124,6 +133,11 @@ impl State {
     /// size the state is of a one-CPU kernel, whose chunks are contiguous memory. Where the state has
     /// no statistics they begin with the live areas.
     pub fn restore(&self, preset: &Preset) -> Result<Linux, StateError> {
+        self.clone().restore_taking(preset)
+    }
+
+    /// The same; maps and hints are taken out of the state.
+    pub(crate) fn restore_taking(&mut self, preset: &Preset) -> Result<Linux, StateError> {
         self.validate()?;
         let rules = preset.generation.rules().ok_or_else(|| {
             StateError::new("globals", format!("a state of this form is not of {}", preset.generation))
@@ -163,7 +177,7 @@ impl State {
                 i if i == self.reserved_chunk => Role::Reserved,
                 _ => Role::Dynamic,
             };
-            let chunk = restored_chunk(&self.chunks[index], role, &ctx);
+            let chunk = restored_chunk(&mut self.chunks[index], role, &ctx);
             if role == Role::Reserved {
                 linux.reserved = Some(Box::new(chunk));
                 continue;
@@ -197,6 +211,13 @@ impl State {
         linux.first = first;
         let boot = self.first_chunk.or(self.reserved_chunk).is_some();
         linux.boot_base = if boot { self.base_addr } else { 0 };
+        for index in self.first_chunk.into_iter().chain(self.reserved_chunk) {
+            let base = self.chunks[index].base_addr;
+            if base.checked_sub(self.base_addr).is_none_or(|off| off >= self.unit_size) {
+                let text = format!("{base:#x} is not in the unit at pcpu_base_addr={:#x}", self.base_addr);
+                return Err(StateError::new(format!("chunks[{index}].base_addr"), text));
+            }
+        }
         linux.nr_empty_pop_pages = self.nr_empty_pop_pages;
         let dynamic: i64 =
             self.chunks.iter().filter(|chunk| !chunk.immutable).map(|chunk| i64::from(chunk.nr_populated)).sum();
@@ -260,18 +281,25 @@ fn chunk_state(chunk: &Chunk) -> ChunkState {
     }
 }
 
-fn restored_chunk(state: &ChunkState, role: Role, ctx: &Context) -> Chunk {
-    let blocks: Box<[Block]> = state.md_blocks.iter().map(block).collect();
+/// For each list the places of its chunks among `Linux::chunk_ids`.
+pub(super) fn slots_of(linux: &Linux) -> Vec<Vec<usize>> {
+    let ids: Vec<ChunkId> = linux.chunk_ids().collect();
+    let lists = linux.slots().iter_lists();
+    lists.map(|list| list.filter_map(|id| ids.binary_search(&id).ok()).collect()).collect()
+}
+
+fn restored_chunk(state: &mut ChunkState, role: Role, ctx: &Context) -> Chunk {
+    let blocks: Box<[Block]> = take(&mut state.md_blocks).iter().map(block).collect();
     let mut chunk = Chunk {
         base_addr: state.base_addr,
         role,
         free_bytes: state.free_bytes,
-        alloc_map: state.alloc_map.clone().into(),
-        bound_map: state.bound_map.clone().into(),
+        alloc_map: take(&mut state.alloc_map).into(),
+        bound_map: take(&mut state.bound_map).into(),
         whole: Chunk::whole_of(&blocks),
         blocks,
         md: block(&state.chunk_md),
-        populated: state.populated.clone().into(),
+        populated: take(&mut state.populated).into(),
         nr_pages: state.nr_pages,
         nr_populated: state.nr_populated,
         nr_empty_pop_pages: state.nr_empty_pop_pages,
@@ -281,10 +309,13 @@ fn restored_chunk(state: &ChunkState, role: Role, ctx: &Context) -> Chunk {
         nr_alloc: 0,
         max_alloc_size: 0,
     };
-    let areas = chunk.areas(ctx);
-    let largest = areas.iter().map(|(start, end)| end - start).max().unwrap_or(0);
-    let largest = ctx.geometry.bits_to_bytes(crate::units::Bits(largest)).0;
-    chunk.nr_alloc = areas.len() as u32;
-    chunk.max_alloc_size = state.max_alloc_size.unwrap_or(largest) as u32;
+    chunk.nr_alloc = chunk.count_areas(ctx);
+    chunk.max_alloc_size = match state.max_alloc_size {
+        Some(size) => size as u32,
+        None => {
+            let largest = chunk.areas(ctx).iter().map(|(start, end)| end - start).max().unwrap_or(0);
+            ctx.geometry.bits_to_bytes(crate::units::Bits(largest)).0 as u32
+        }
+    };
     chunk
 }

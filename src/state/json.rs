@@ -52,6 +52,16 @@ impl State {
     pub fn to_json(&self) -> String {
         to_value(self).to_string()
     }
+
+    /// The same, not yet text.
+    pub(crate) fn to_value(&self) -> Value {
+        to_value(self)
+    }
+
+    /// Reads the content of a state file, unchecked.
+    pub(crate) fn from_unchecked(value: Value) -> Result<State, StateError> {
+        from_value(value)
+    }
 }
 
 /// An object whose values are taken out one by one.

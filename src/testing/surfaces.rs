@@ -13,6 +13,7 @@
 
 use crate::allocator::Allocator;
 use crate::boot_log::BootLog;
+use crate::engine::saved::bulk;
 use crate::state::State;
 use crate::stats_text::read_percpu_stats;
 use crate::testing::{layouts, operations};
@@ -76,12 +77,17 @@ pub fn state(bytes: &[u8]) {
     }
 }
 
-/// Snapshots: what is accepted gives an allocator whose snapshot is accepted.
+/// Snapshots: what is accepted gives an allocator whose snapshot is accepted. As they are, and with the right checksums,
+/// without which damage would hardly ever get past them.
 pub fn snapshot(bytes: &[u8]) {
-    let Ok(allocator) = Allocator::from_snapshot(bytes) else { return };
-    let text = allocator.snapshot().expect("an allocator has a snapshot");
-    let again = Allocator::from_snapshot(text.as_bytes()).expect("what was written can be read");
-    assert_eq!(again.snapshot().expect("an allocator has a snapshot"), text);
+    let mut sealed = bytes.to_vec();
+    bulk::seal(&mut sealed);
+    for bytes in [bytes, &sealed] {
+        let Ok(allocator) = Allocator::from_snapshot(bytes) else { continue };
+        let written = allocator.snapshot().expect("an allocator has a snapshot");
+        let again = Allocator::from_snapshot(&written).expect("what was written can be read");
+        assert!(again.snapshot().expect("an allocator has a snapshot") == written);
+    }
 }
 
 /// The text of `percpu_stats`.

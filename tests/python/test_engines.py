@@ -129,18 +129,15 @@ def test_damaged_snapshots_are_refused(engine):
     a = bare(engine)
     a.alloc_many(np.arange(1, 60))
     good = a.snapshot()
-    for bad in (b"", good[:-1], good[: len(good) // 2], good.replace(b'"version"', b'"w"')):
+    for bad in (b"", good[:-1], good[: len(good) // 2], good.replace(b'"kernel"', b'"kernle"')):
         with pytest.raises(pc.StateError):
             pc.Allocator.restore(bad)
     rng = np.random.default_rng(5)
     for _ in range(150):
         bad = bytearray(good)
         bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
-        try:
-            b = pc.Allocator.restore(bytes(bad))
-        except pc.StateError:
-            continue
-        b.alloc_many([4, 8])  # accepted: then it has to work
+        with pytest.raises(pc.StateError):
+            pc.Allocator.restore(bytes(bad))
 
 
 def test_statistics(fresh):

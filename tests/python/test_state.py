@@ -63,17 +63,24 @@ def test_damaged_snapshots_are_refused(busy):
     for _ in range(200):
         bad = bytearray(good)
         bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
-        try:
-            a = pc.Allocator.restore(bytes(bad))
-        except pc.StateError:
-            continue
-        a.alloc(4)  # accepted: then it has to work
+        with pytest.raises(pc.StateError):
+            pc.Allocator.restore(bytes(bad))
+    with pytest.raises(pc.StateError, match="a state file is read by from_state"):
+        pc.Allocator.restore(json.dumps(busy.to_state()).encode())
 
 
 def test_state_form_round_trip(busy):
     state = busy.to_state()
     assert set(state) >= {"globals", "slots", "chunks", "md_fields"}
-    json.dumps(state)
+    for form in (state, json.dumps(state).encode(), bytearray(json.dumps(state).encode()), busy.snapshot()):
+        assert busy.differences(form) == []
+        again = pc.Allocator.from_state(form, kernel=busy.kernel)
+        assert again.to_state() == state
+        assert again.differences(busy) == []
+    with pytest.raises(pc.StateError, match="must be a path, bytes or a dict, not list"):
+        pc.Allocator.from_state([1])
+    with pytest.raises(pc.StateError, match="not JSON serializable"):
+        pc.Allocator.from_state({"globals": {1, 2}})
 
 
 def test_recorded_states(recordings, tmp_path):

@@ -106,7 +106,11 @@ TABLE = [
         "mappings=9223372036854775808: must be from 0 to 9223372036854775807",
     ),
     ('a.differences(b"rubbish")', "StateError", "file: expected value at line 1 column 1"),
-    ('pc.Allocator.restore(b"rubbish")', "StateError", "file: expected value at line 1 column 1"),
+    (
+        'pc.Allocator.restore(b"rubbish")',
+        "StateError",
+        "file: is no snapshot; a state file is read by from_state",
+    ),
     (
         "pc.Allocator.restore(a.snapshot()[:-1])",
         "StateError",
@@ -114,7 +118,7 @@ TABLE = [
     ),
     ('pc.Allocator.restore(a.snapshot() + b"x")', "StateError", "file: trailing characters at line 1 column 10538"),
     ('pc.Allocator.restore("text")', "StateError", "snapshot must be bytes, not str"),
-    ("pc.Allocator.from_state({})", "StateError", "state must be bytes, not dict"),
+    ("pc.Allocator.from_state({})", "StateError", "md_fields: is missing"),
     (
         'pc.Allocator.from_state(tmp / "nothing.json")',
         "FileNotFoundError",
@@ -136,7 +140,12 @@ TABLE = [
         "InvalidRequest",
         "kernel='9.9': must be one of 2008, 4.13, rfc-v1, 4.14, 4.19, 5.1, 5.2, 5.4, 5.10, 5.12, 5.14, 5.15,",
     ),
-    ('pc.Allocator.from_state(a.to_state(), kernel="4.13")', "StateError", "state must be bytes, not dict"),
+    (
+        'pc.Allocator.from_state(a.to_state(), kernel="4.13")',
+        "StateError",
+        "globals: a state of this form is not of areamap",
+    ),
+    ("pc.Allocator.from_state([1])", "StateError", "state must be a path, bytes or a dict, not list"),
     ("pc.Allocator()", "InvalidRequest", "without a layout, unit_size= and nr_units= are needed"),
     ("pc.Allocator(unit_size=65536)", "InvalidRequest", "without a layout, unit_size= and nr_units= are needed"),
     (

@@ -58,10 +58,8 @@ mod verify;
 use std::borrow::Cow;
 use std::fmt;
 
-use serde_json::Value;
-
 use super::early::{Area, Bounds, Early, PageMap, Room, Space, Task};
-use super::saved::Fields;
+use super::saved::bulk::{Section, Writer};
 use super::{BootRegion, ChunkView, Older, Setup};
 use crate::bitmap;
 use crate::chunk::Role;
@@ -455,11 +453,11 @@ impl Space for AreaMap {
         });
     }
 
-    fn save(&self) -> Value {
-        self.to_saved()
+    fn save(&self, out: &mut Writer) {
+        self.to_saved(out);
     }
 
-    fn load(g: &Geometry, saved: &Fields<'_>, pages: Pages) -> Result<Self, StateError> {
+    fn load(g: &Geometry, saved: &mut Section<'_>, pages: Pages) -> Result<Self, StateError> {
         Self::from_saved(g, saved, pages)
     }
 

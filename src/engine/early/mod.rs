@@ -44,6 +44,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::linux::lookup::Lookup;
+use super::saved::bulk::{Reader, Section, Writer};
 use super::saved::Fields;
 use super::{BootChunks, BootRegion, ChunkView, Engine, Make, Setup, Stats, Totals};
 use crate::backend::Backend;
@@ -260,12 +261,12 @@ pub trait Space: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// Adds to a view what this generation keeps.
     fn show<'a>(&'a self, g: &Geometry, view: &mut ChunkView<'a>);
 
-    /// Everything, as plain data for [`Space::load`].
-    fn save(&self) -> Value;
+    /// Writes everything down for [`Space::load`].
+    fn save(&self, out: &mut Writer);
 
     /// A chunk of `pages` pages as [`Space::save`] has written it. It need not agree with itself, but
     /// must be such that [`Space::verify`] can tell.
-    fn load(g: &Geometry, saved: &Fields<'_>, pages: Pages) -> Result<Self, StateError>;
+    fn load(g: &Geometry, saved: &mut Section<'_>, pages: Pages) -> Result<Self, StateError>;
 
     /// Rescans the chunk.
     fn verify(&self, g: &Geometry, entry: &Entry<Self>) -> Result<(), Violation>;
@@ -585,8 +586,8 @@ impl<S: Space> Make for Early<S> {
         Self::new(setup)
     }
 
-    fn load(setup: &Setup, saved: &Fields<'_>) -> Result<Self, StateError> {
-        Self::from_saved(setup, saved)
+    fn load(setup: &Setup, saved: &Fields<'_>, bulk: &mut Reader<'_>) -> Result<Self, StateError> {
+        Self::from_saved(setup, saved, bulk)
     }
 }
 
@@ -722,8 +723,8 @@ impl<S: Space> Engine for Early<S> {
         &self.stats
     }
 
-    fn save(&self) -> Option<Value> {
-        Some(self.to_saved())
+    fn save(&self, out: &mut Writer) -> Option<Value> {
+        Some(self.to_saved(out))
     }
 
     fn verify(&self) -> Result<(), Violation> {

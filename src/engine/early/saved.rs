@@ -1,13 +1,16 @@
 //! Writing the whole allocator down, and reading it back.
 //!
-//! Chunks are numbered entries, so that destroyed ones take no room. Reading checks what `verify`
-//! relies on (lengths, membership, addresses); `verify` checks the rest.
+//! Chunks are sections with their number, so that destroyed ones take no room; lists are numbers of chunks. Reading checks what
+//! `verify` relies on (lengths, membership, addresses); `verify` checks the rest.
+
+use std::collections::VecDeque;
 
 use serde_json::{json, Value};
 
 use super::{Early, Entry, PageMap, Space};
 use crate::bitmap;
 use crate::chunk::Role;
+use crate::engine::saved::bulk::{Kind, Reader, Section, Writer};
 use crate::engine::saved::{self, Fields};
 use crate::engine::Setup;
 use crate::error::StateError;
@@ -20,19 +23,18 @@ use crate::units::Pages;
 const MAX_DRIFT: i64 = 1 << 30;
 
 impl<S: Space> Early<S> {
-    pub(super) fn to_saved(&self) -> Value {
-        let chunks = self.numbered().map(|(id, entry)| {
-            let mut value = entry.to_saved();
-            value["number"] = json!(id.0);
-            value
+    pub(super) fn to_saved(&self, out: &mut Writer) -> Value {
+        let chunks = self.with_reserved();
+        chunks.for_each(|(id, entry)| out.section(Kind::Chunk, |out| entry.to_saved(id, out)));
+        out.section(Kind::Lists, |out| {
+            self.slots.iter_lists().for_each(|list| out.list(list.map(|id| id.0.into())));
+            out.list(self.growth.iter().map(|id| id.0.into()));
         });
         json!({
             "chunks_created": self.chunks.len(),
-            "chunks": chunks.collect::<Vec<_>>(),
-            "reserved": self.reserved.as_deref().map(Entry::to_saved),
+            "chunks": self.numbered().count(),
+            "reserved": self.reserved.is_some(),
             "first": self.first.is_some(),
-            "slots": self.slots.iter_lists().map(saved::chunk_ids).collect::<Vec<_>>(),
-            "growth": saved::chunk_ids(self.growth.iter().copied()),
             "nr_empty_pop_pages": self.nr_empty_pop_pages,
             "atomic_failed": self.atomic_failed,
             "async_enabled": self.async_enabled,
@@ -44,12 +46,12 @@ impl<S: Space> Early<S> {
         })
     }
 
-    pub(super) fn from_saved(setup: &Setup, saved: &Fields<'_>) -> Result<Self, StateError> {
+    pub(super) fn from_saved(setup: &Setup, saved: &Fields<'_>, bulk: &mut Reader<'_>) -> Result<Self, StateError> {
         let config = |error: crate::error::ConfigError| saved.error(error.parameter, error.to_string());
         let mut early = Self::new(&Setup { boot: None, ..setup.clone() }).map_err(config)?;
         early.boot_base = saved.number_to("boot_base", u64::MAX - 2 * early.geometry.unit_size().0)?;
-        early.read_chunks(saved)?;
-        early.read_lists(saved)?;
+        early.read_chunks(saved, bulk)?;
+        early.read_lists(bulk)?;
         early.nr_empty_pop_pages = saved.signed_to("nr_empty_pop_pages", MAX_DRIFT)? as i32;
         early.atomic_failed = saved.flag("atomic_failed")?;
         early.async_enabled = saved.flag("async_enabled")?;
@@ -70,17 +72,20 @@ impl<S: Space> Early<S> {
         Ok(early)
     }
 
-    fn read_chunks(&mut self, saved: &Fields<'_>) -> Result<(), StateError> {
+    fn read_chunks(&mut self, saved: &Fields<'_>, bulk: &mut Reader<'_>) -> Result<(), StateError> {
         let g = self.geometry;
         let created = saved.chunks_created("chunks_created")?;
-        let first = saved.flag("first")?;
+        let (count, first) = (saved.number("chunks")?, saved.flag("first")?);
+        // Each has a section.
+        saved.check(count <= u64::from(created) && count <= bulk.left() as u64, "chunks")?;
         self.chunks.resize_with(created as usize, || None);
-        for chunk in saved.objects("chunks")? {
+        for index in 0..count {
+            let mut chunk = bulk.section(Kind::Chunk, format!("chunks[{index}]"))?;
             let number = chunk.small("number")?;
-            let role = if first && number == 0 { Role::First } else { Role::Dynamic };
-            let entry = Entry::from_saved(&g, &chunk, role, self.boot_base)?;
             let free = self.chunks.get(number as usize).is_some_and(Option::is_none);
             chunk.check(free, "number")?;
+            let role = if first && number == 0 { Role::First } else { Role::Dynamic };
+            let entry = Entry::from_saved(&g, &mut chunk, role, self.boot_base)?;
             if role == Role::Dynamic {
                 chunk.check(self.backend.holds_chunk(entry.base_addr), "base_addr")?;
                 chunk.check(self.by_base.at_base(entry.base_addr).is_none(), "base_addr")?;
@@ -92,51 +97,55 @@ impl<S: Space> Early<S> {
             saved.check(self.chunks.first().is_some_and(Option::is_some), "first")?;
             self.first = Some(ChunkId(0));
         }
-        if let Some(reserved) = saved.optional("reserved")? {
+        if saved.flag("reserved")? {
             saved.check(first, "reserved")?;
-            self.reserved = Some(Box::new(Entry::from_saved(&g, &reserved, Role::Reserved, self.boot_base)?));
+            let mut chunk = bulk.section(Kind::Chunk, "reserved")?;
+            let number = chunk.small("number")?;
+            chunk.check(ChunkId(number).is_reserved(), "number")?;
+            let entry = Entry::from_saved(&g, &mut chunk, Role::Reserved, self.boot_base)?;
+            self.reserved = Some(Box::new(entry));
         }
         Ok(())
     }
 
-    fn read_lists(&mut self, saved: &Fields<'_>) -> Result<(), StateError> {
-        let lists = saved.list("slots")?;
-        saved.check(lists.len() == self.slots.len() as usize, "slots")?;
+    fn read_lists(&mut self, bulk: &mut Reader<'_>) -> Result<(), StateError> {
+        let mut lists = bulk.section(Kind::Lists, "lists")?;
         let mut listed = Vec::new();
-        for (slot, list) in (0..).zip(lists) {
-            for number in list.as_array().ok_or_else(|| saved.bad("slots"))? {
-                let id = number.as_u64().and_then(|n| u32::try_from(n).ok()).map(ChunkId);
+        for slot in 0..self.slots.len() {
+            for number in lists.list("slots")? {
+                let id = u32::try_from(number).ok().map(ChunkId);
                 let id = id.filter(|id| !id.is_reserved() && self.entry(*id).is_some());
-                listed.push((slot, id.ok_or_else(|| saved.bad("slots"))?));
+                listed.push((slot, id.ok_or_else(|| lists.error("slots", format!("{number} is no chunk")))?));
             }
         }
         self.slots = Slots::with_lists(self.slots.len(), self.chunks.len(), &listed)
-            .ok_or_else(|| saved.error("slots", "a chunk is on two lists"))?;
-        self.growth = saved.chunk_ids("growth")?.into();
-        saved.check(self.growth.iter().all(|id| self.entry(*id).is_some()), "growth")
+            .ok_or_else(|| lists.error("slots", "a chunk is on two lists"))?;
+        let growth = lists.list("growth")?;
+        let id = |number: u64| u32::try_from(number).ok().map(ChunkId).filter(|id| self.entry(*id).is_some());
+        let growth: Option<VecDeque<ChunkId>> = growth.map(id).collect();
+        self.growth = growth.ok_or_else(|| lists.error("growth", "has what is no chunk"))?;
+        lists.end()
     }
 }
 
 impl<S: Space> Entry<S> {
-    fn to_saved(&self) -> Value {
-        json!({
-            "base_addr": self.base_addr,
-            "start_offset": self.start_offset,
-            "end_offset": self.end_offset,
-            "nr_pages": self.pages.nr_pages(),
-            "populated": self.pages.words(),
-            "nr_alloc": self.nr_alloc,
-            "max_alloc_size": self.max_alloc_size,
-            "space": self.space.save(),
-        })
+    fn to_saved(&self, id: ChunkId, out: &mut Writer) {
+        out.word(id.0.into());
+        out.word(self.base_addr);
+        let numbers = [self.start_offset, self.end_offset, self.pages.nr_pages(), self.nr_alloc, self.max_alloc_size];
+        numbers.into_iter().for_each(|number| out.word(number.into()));
+        out.words(self.pages.words());
+        self.space.save(out);
     }
 
-    fn from_saved(g: &Geometry, saved: &Fields<'_>, role: Role, boot_base: u64) -> Result<Self, StateError> {
+    /// What stands behind the number.
+    fn from_saved(g: &Geometry, saved: &mut Section<'_>, role: Role, boot_base: u64) -> Result<Self, StateError> {
         let unit = g.unit_size().0;
-        let pages = saved.number_to("nr_pages", u64::from(g.unit_pages().0))? as u32;
+        let base_addr = saved.word("base_addr")?;
+        let (start, end) = (saved.word_to("start_offset", unit)? as u32, saved.word_to("end_offset", unit)? as u32);
+        let pages = saved.word_to("nr_pages", g.unit_pages().0.into())? as u32;
         saved.check(pages > 0, "nr_pages")?;
-        let limit = |name: &str| Ok::<u32, StateError>(saved.number_to(name, unit)? as u32);
-        let (base_addr, start, end) = (saved.number("base_addr")?, limit("start_offset")?, limit("end_offset")?);
+        let (nr_alloc, max_alloc_size) = (saved.small("nr_alloc")?, saved.word_to("max_alloc_size", unit)? as u32);
         let whole = g.pages_to_bytes(Pages(pages)).0;
         saved.check(u64::from(start) + u64::from(end) <= whole, "end_offset")?;
         match role {
@@ -148,7 +157,7 @@ impl<S: Space> Entry<S> {
             }
             _ => saved.check(base_addr.checked_sub(boot_base).is_some_and(|off| off + whole <= unit), "base_addr")?,
         }
-        let words = saved.words("populated", pages)?;
+        let words = saved.map("populated", pages)?;
         let nr_populated = bitmap::count_set(&words, 0, pages);
         let entry = Self {
             base_addr,
@@ -156,10 +165,11 @@ impl<S: Space> Entry<S> {
             start_offset: start,
             end_offset: end,
             pages: PageMap { words, nr_pages: pages, nr_populated },
-            nr_alloc: saved.small("nr_alloc")?,
-            max_alloc_size: limit("max_alloc_size")?,
-            space: S::load(g, &saved.object("space")?, Pages(pages))?,
+            nr_alloc,
+            max_alloc_size,
+            space: S::load(g, saved, Pages(pages))?,
         };
+        saved.end()?;
         Ok(entry)
     }
 }

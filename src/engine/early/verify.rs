@@ -80,7 +80,7 @@ impl<S: Space> Early<S> {
     }
 
     /// Every chunk, ascending.
-    fn with_reserved(&self) -> impl Iterator<Item = (ChunkId, &Entry<S>)> {
+    pub(super) fn with_reserved(&self) -> impl Iterator<Item = (ChunkId, &Entry<S>)> {
         self.numbered().chain(self.reserved.as_deref().map(|entry| (ChunkId::RESERVED, entry)))
     }
 

@@ -484,7 +484,9 @@ impl Linux {
 
     /// Gives every chunk another number, as if `created` chunks had ever been made.
     pub(crate) fn renumber(&mut self, pairs: &[(ChunkId, ChunkId)], created: u32) {
-        let to = |id: ChunkId| pairs.iter().find(|(from, _)| *from == id).map_or(id, |(_, to)| *to);
+        let mut by_old = pairs.to_vec();
+        by_old.sort_unstable();
+        let to = |id: ChunkId| by_old.binary_search_by_key(&id, |pair| pair.0).map_or(id, |at| by_old[at].1);
         let lists = (0..).zip(self.slots.iter_lists());
         let listed: Vec<_> = lists.flat_map(|(slot, list)| list.map(move |id| (slot, to(id)))).collect();
         let slots = Slots::with_lists(self.slots.len(), created as usize, &listed).expect("numbers differ");

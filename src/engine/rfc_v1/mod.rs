@@ -56,10 +56,8 @@ mod verify;
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
 use super::early::{Area, Early, Entry, PageMap, Space, Task};
-use super::saved::Fields;
+use super::saved::bulk::{Section, Writer};
 use super::{BootRegion, ChunkView, Older, Setup};
 use crate::bitmap;
 use crate::block::Block;
@@ -288,11 +286,11 @@ impl Space for BitSpace {
         });
     }
 
-    fn save(&self) -> Value {
-        self.to_saved()
+    fn save(&self, out: &mut Writer) {
+        self.to_saved(out);
     }
 
-    fn load(g: &Geometry, saved: &Fields<'_>, pages: Pages) -> Result<Self, StateError> {
+    fn load(g: &Geometry, saved: &mut Section<'_>, pages: Pages) -> Result<Self, StateError> {
         Self::from_saved(g, saved, pages)
     }
 

@@ -15,13 +15,11 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
 use crate::bitmap;
 use crate::chunk::Role;
 use crate::cost::{Counter, Off, Part};
 use crate::engine::early::{Area, Early, Entry, PageMap, Room, Space, Task};
-use crate::engine::saved::Fields;
+use crate::engine::saved::bulk::{Section, Writer};
 use crate::engine::{BootRegion, ChunkView, Older, Setup};
 use crate::error::{ConfigError, StateError, Violation};
 use crate::geometry::Geometry;
@@ -373,11 +371,9 @@ impl Space for AreaArray {
         });
     }
 
-    fn save(&self) -> Value {
-        Value::Null
-    }
+    fn save(&self, _: &mut Writer) {}
 
-    fn load(_: &Geometry, saved: &Fields<'_>, _: Pages) -> Result<Self, StateError> {
+    fn load(_: &Geometry, saved: &mut Section<'_>, _: Pages) -> Result<Self, StateError> {
         Err(saved.error("space", "has no saved form"))
     }
 

@@ -455,7 +455,7 @@ impl<'a> Run<'a> {
         match &self.beside {
             Beside::Resumed(None) => {
                 let bytes = self.subject.snapshot().map_err(|error| error.to_string())?;
-                let other = Allocator::from_snapshot(bytes.as_bytes()).map_err(|error| error.to_string())?;
+                let other = Allocator::from_snapshot(&bytes).map_err(|error| error.to_string())?;
                 self.beside = Beside::Resumed(Some(Box::new(other)));
                 self.compare_text()
             }
