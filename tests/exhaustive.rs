@@ -143,28 +143,53 @@ fn every_short_period() {
 }
 
 #[test]
-fn words_cut_at_every_bit() {
+fn windows_at_every_bit() {
     every_map(|words, bits, place| {
-        for bit in place..place + BITS {
-            let around = bitmap::word_at(words, bit);
-            let word = bit / 64 * 64;
-            for other in word..word + 64 {
-                let (above, below) = (other.checked_sub(bit), bit.checked_sub(other + 1));
-                assert_eq!(above.is_some_and(|at| around.from >> at & 1 == 1), above.is_some() && bits[other as usize]);
-                assert_eq!(
-                    below.is_some_and(|at| around.below << at >> 63 == 1),
-                    below.is_some() && bits[other as usize]
-                );
-            }
-            for len in 1..=12 {
-                let mut cut = words.to_vec();
-                bitmap::clear_in_word(&mut cut, bit, len);
-                let gone = |other: u32| (bit..bit + len).contains(&other) && other / 64 == bit / 64;
-                let want: Vec<bool> = (0..192).map(|other| bits[other as usize] && !gone(other)).collect();
-                assert_eq!(cut, packed(&want));
+        let is_set = |bit: u32| bits.get(bit as usize).is_some_and(|bit| *bit);
+        for low in place..place + BITS {
+            let window = bitmap::window_from(words, low);
+            assert!((0..64).all(|at| (window >> at & 1 == 1) == is_set(low + at)), "the bits from {low} on");
+            for high in low..place + BITS {
+                let next = (low..high).find(|bit| is_set(*bit)).unwrap_or(high);
+                assert_eq!(bitmap::next_set_near(words, high, low), next, "from {low} to {high}");
+                let from = (low..high).rev().find(|bit| is_set(*bit)).map_or(low, |bit| bit + 1);
+                assert_eq!(bitmap::free_from_near(words, low, high), from, "from {low} to {high}");
             }
         }
     });
+}
+
+#[test]
+fn areas_with_every_bit_amiss() {
+    for (from, step, most) in [(0, 4, 20), (61, 8, 9), (3, 1, 70), (5, 16, 8), (62, 6, 12), (0, 64, 3)] {
+        for len in 1..=step.min(16) {
+            let end = from + (most - 1) * step + len;
+            let (mut used, mut bound) = (vec![false; 256], vec![false; 256]);
+            for start in (0..most).map(|at| from + at * step) {
+                (start..start + len).for_each(|bit| used[bit as usize] = true);
+                (bound[start as usize], bound[(start + len) as usize]) = (true, true);
+            }
+            let counted = bitmap::count_areas(&packed(&used), &packed(&bound), from, len, step, most);
+            assert_eq!(counted, most, "{most} areas of {len} bits every {step} from {from}");
+            for amiss in from + len + 1..=end {
+                for map in 0..2 {
+                    let mut maps = [used.clone(), bound.clone()];
+                    maps[map][amiss as usize] ^= true;
+                    let [used, bound] = &maps;
+                    let is_area = |at: &u32| {
+                        let (start, end) = ((from + at * step) as usize, (from + at * step + len) as usize);
+                        used[start] && bound[start] && bound[end] && !bound[start + 1..end].contains(&true)
+                    };
+                    let real = (0..most).take_while(is_area).count() as u32;
+                    let counted = bitmap::count_areas(&packed(used), &packed(bound), from, len, step, most);
+                    assert!((real.saturating_sub(1)..=real).contains(&counted) || map == 0 && counted < real);
+                    let apart = bitmap::count_apart(&packed(used), from, len, step, most);
+                    let gaps = (1..apart).flat_map(|at| from + (at - 1) * step + len..from + at * step);
+                    assert!(gaps.into_iter().all(|bit| !used[bit as usize]), "{apart} of {len} bits every {step}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

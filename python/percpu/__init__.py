@@ -46,7 +46,6 @@ from percpu.replay import Follow, Replay, Rerun, replay
 from percpu.report import Report, report
 from percpu.results import Result
 from percpu.stats import PercpuStats, compare_chunks, compare_stats, read_percpu_stats
-from percpu.stats import PercpuStats, compare_stats, read_percpu_stats
 from percpu.steps import Rule, Step, Steps, steps
 from percpu.summary import TraceSummary
 from percpu.sweep import Sweep, sweep
@@ -118,8 +117,8 @@ __all__ = [
     "layout_sweep",
     "owners",
     "pins",
-    "read_kallsyms",
     "plot",
+    "read_kallsyms",
     "read_percpu_stats",
     "read_trace",
     "record",

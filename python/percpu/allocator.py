@@ -947,7 +947,8 @@ class Allocator(_core.Calls):
         Returns
         -------
         bytes
-            For `restore`; equal states give equal bytes. The form is binary: maps, hints and lists as words, with checksums.
+            For `restore`; equal states give equal bytes. The form is binary: maps, hints and lists as words, with
+            checksums.
             For other tools `to_state` writes the state file of an engine from 4.14 on.
         """
         return self._core.snapshot()
@@ -988,8 +989,8 @@ class Allocator(_core.Calls):
         Parameters
         ----------
         state : path, bytes or dict
-            A state file (JSON), plain or gzip, or its content; what `to_state` returned. A snapshot of an engine from 4.14 on
-            serves as well.
+            A state file (JSON), plain or gzip, or its content; what `to_state` returned. A snapshot of an engine from
+            4.14 on serves as well.
         kernel : str, optional
             Release or engine.
         balance : {"manual", "eager"}, optional
@@ -1034,13 +1035,16 @@ class Allocator(_core.Calls):
 
         return json.loads(self._core.state_json())
 
-    def differences(self, other: Allocator | str | os.PathLike[str] | bytes | Mapping[str, Any], limit: int = 20) -> list[str]:
+    def differences(
+        self, other: Allocator | str | os.PathLike[str] | bytes | Mapping[str, Any], limit: int = 20
+    ) -> list[str]:
         """Compare two complete states: maps, hints, lists, counters.
 
         Parameters
         ----------
         other : Allocator, path, bytes or dict
-            The other one; or a state file or its content, as for `from_state`. What a state file does not record is not compared.
+            The other one; or a state file or its content, as for `from_state`. What a state file does not record is not
+            compared.
         limit : int, optional
             Most lines that are returned.
 

@@ -6,10 +6,10 @@ from percpu.plot.costs import plot_costs
 from percpu.plot.heatmap import ChunkHeat, chunk_heat, plot_heatmap
 from percpu.plot.layout import plot_address_space, plot_layout, plot_waste
 from percpu.plot.owners import plot_owners
-from percpu.plot.stats import plot_stats
 from percpu.plot.pins import plot_pins
 from percpu.plot.published import plot_bars, plot_published
 from percpu.plot.slots import plot_slots, slot_name
+from percpu.plot.stats import plot_stats
 from percpu.plot.sweep import plot_sweep
 from percpu.plot.timeline import plot_timeline
 from percpu.plot.vmalloc import plot_vmalloc
@@ -25,10 +25,10 @@ __all__ = [
     "plot_heatmap",
     "plot_layout",
     "plot_owners",
-    "plot_stats",
     "plot_pins",
     "plot_published",
     "plot_slots",
+    "plot_stats",
     "plot_sweep",
     "plot_timeline",
     "plot_vmalloc",
