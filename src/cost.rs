@@ -102,7 +102,7 @@ counters! {
     blocks_visited, "blocks", false, "block records that walks over blocks look at";
     chunks_visited, "chunks", false, "chunks that requests look at";
     chunks_rejected_with_fit, "chunks", true, "chunks that requests reject although a place for them exists there";
-    chunks_unseen_with_fit, "chunks", true, "chunks that requests which find nothing did not look at although a place for them exists there";
+    chunks_unseen_with_fit, "chunks", true, "chunks on lists that requests do not go over although a place for them exists there";
     block_refreshes, "refreshes", false, "times that the hints of a block are recomputed from its map";
     chunk_refreshes, "refreshes", false, "times that the hint of a chunk is recomputed from its blocks";
     hints_broken, "hints", false, "hints of blocks and chunks that allocations make untrue";

@@ -232,18 +232,26 @@ impl<S: Space> Early<S> {
                         continue 'restart;
                     }
                     if let Some(area) = self.take_area(id, task, costs) {
+                        self.count_unseen(&visited, task, costs);
                         return Ok(Some((id, area)));
                     }
                 }
                 from = slot + 1;
             }
-            if C::FULL {
-                let g = &self.geometry;
-                let unseen = self.numbered().filter(|(id, _)| !visited.contains(id));
-                let with_fit = unseen.filter(|(_, entry)| entry.space.has_place(g, &entry.pages, task)).count() as u64;
-                costs.count(|costs| costs.chunks_unseen_with_fit += with_fit);
-            }
+            self.count_unseen(&visited, task, costs);
             return Ok(None);
+        }
+    }
+
+    /// A walk over the lists is over: are there chunks with a place on lists that it does not go over?
+    fn count_unseen<C: Counter>(&self, visited: &[ChunkId], task: &Task, costs: &mut C) {
+        if C::FULL {
+            let first = self.size_to_slot(Bytes(u64::from(task.size)));
+            let elsewhere = |id: ChunkId| self.slots.slot_of(id).is_some_and(|slot| slot < first);
+            let unseen = self.numbered().filter(|(id, _)| elsewhere(*id) && !visited.contains(id));
+            let g = &self.geometry;
+            let with_fit = unseen.filter(|(_, entry)| entry.space.has_place(g, &entry.pages, task)).count() as u64;
+            costs.count(|costs| costs.chunks_unseen_with_fit += with_fit);
         }
     }
 

@@ -236,7 +236,7 @@ impl Linux {
         let mut from = self.size_to_slot(task.size);
         // What each of equal requests is turned down for; and by whom, if everything is counted.
         let mut again = Searched::default();
-        let mut visited = Vec::new();
+        let (first, mut visited) = (from, Vec::new());
         while let Some(slot) = self.slots.occupied_from(from).filter(|slot| *slot <= self.numbers.free) {
             let mut next = self.slots.head(slot);
             while let Some(id) = next {
@@ -251,6 +251,7 @@ impl Linux {
                             self.reintegrate(id);
                         }
                         m.tally().repeat(again, run.count - 1);
+                        self.count_unseen(m, first, &visited, (bits, align), task.atomic);
                         return Search::Found(id, run);
                     }
                     Err(NoFit::Hints) if m.rules().sideline_failures && slot < self.thresholds.slot_fail_threshold => {
@@ -261,13 +262,21 @@ impl Linux {
             }
             from = slot + 1;
         }
+        self.count_unseen(m, first, &visited, (bits, align), task.atomic);
+        Search::Nothing
+    }
+
+    /// A walk over the lists from `first` on is over: are there chunks with a place on other lists?
+    #[inline(always)]
+    fn count_unseen<M: Mode>(&self, m: M, first: u32, visited: &[ChunkId], (bits, align): (u32, u32), pop_only: bool) {
         if M::Tally::FULL {
-            let unseen = self.chunk_ids().filter(|id| !id.is_reserved() && !visited.contains(id));
-            let has_place = |id| self.chunk(id).is_some_and(|chunk| chunk.has_place(m, bits, align, task.atomic));
+            let lists = first..=self.numbers.free;
+            let elsewhere = |id: &ChunkId| self.slots.slot_of(*id).is_some_and(|slot| !lists.contains(&slot));
+            let unseen = self.chunk_ids().filter(|id| elsewhere(id) && !visited.contains(id));
+            let has_place = |id| self.chunk(id).is_some_and(|chunk| chunk.has_place(m, bits, align, pop_only));
             let with_fit = unseen.filter(|id| has_place(*id)).count() as u64;
             m.tally().count(|costs| costs.chunks_unseen_with_fit += with_fit);
         }
-        Search::Nothing
     }
 
     /// Takes an area in one chunk, if there is a fit; or several, see [`Linux::search`].

@@ -65,7 +65,6 @@ impl Naive {
 
     /// 20 section 4. Sizes in bytes, also the place.
     fn find(&mut self, size: i64, align: i64, atomic: bool, reserved: bool) -> Result<(u32, i64), Reason> {
-        let m = self.sizes.m;
         if reserved {
             let off = self.alloc_in(RESERVED, size, align, atomic).ok().flatten().ok_or(Reason::ReservedFull)?;
             return self.found(RESERVED, off, size, atomic);
@@ -78,6 +77,7 @@ impl Naive {
                     visited.push(id);
                     match self.alloc_in(id, size, align, atomic) {
                         Ok(Some(off)) => {
+                            self.look_for_unseen(&visited, size, align, atomic);
                             if self.get(id).isolated {
                                 self.reintegrate(id);
                             }
@@ -92,11 +92,7 @@ impl Naive {
                     }
                 }
             }
-            for (id, chunk) in self.chunks.iter().enumerate() {
-                let unseen = chunk.as_ref().filter(|_| !visited.contains(&(id as u32)));
-                let has_place = unseen.is_some_and(|chunk| chunk.has_place(size / m, align / m, atomic));
-                self.costs.chunks_unseen_with_fit += u64::from(has_place);
-            }
+            self.look_for_unseen(&visited, size, align, atomic);
             if atomic {
                 return Err(Reason::NoSpace);
             }
@@ -106,6 +102,19 @@ impl Naive {
             }
         }
         panic!("a new chunk does not serve a request of {size} bytes, alignment {align}");
+    }
+
+    /// Counts chunks with a place on lists that a request of this size never comes to.
+    fn look_for_unseen(&mut self, visited: &[u32], size: i64, align: i64, atomic: bool) {
+        let m = self.sizes.m;
+        for (s, list) in self.lists.iter().enumerate() {
+            if s >= self.slot(size) && s <= self.free_slot {
+                continue;
+            }
+            for id in list.iter().filter(|id| !visited.contains(id)) {
+                self.costs.chunks_unseen_with_fit += u64::from(self.get(*id).has_place(size / m, align / m, atomic));
+            }
+        }
     }
 
     /// Finds and takes a place in one chunk: its byte offset; `Ok(None)` if the final search fails,
