@@ -23,7 +23,8 @@ def test_the_worker_keeps_as_many_pages_ready_as_it_is_told(kernel: str) -> None
         a = allocator(kernel, empty_pop_pages_high=high)
         a.alloc(4096, 4096)
         assert a.thresholds == KERNEL | {"empty_pop_pages_high": high}
-        assert a.costs()["pages_populated"] == 1 + high
+        # The posting counts a page that was populated for the request itself as empty.
+        assert a.costs()["pages_populated"] == (high if kernel == "rfc-v1" else 1 + high)
         a.verify()
     idle = allocator(kernel, empty_pop_pages_low=0)
     idle.alloc(4096, 4096)
@@ -77,7 +78,7 @@ def test_sweeps_and_comparisons_take_them() -> None:
     w = pc.workloads.objects(3000, size=64, free="random")
     g = pc.sweep(w, {"empty_pop_pages_high": [4, 16, 64], "policy.slot_fail_threshold": [0, 3]})
     assert g.dims == ("policy.empty_pop_pages_high", "policy.slot_fail_threshold")
-    assert (g.status == "ok").all()
+    assert [row["status"] for row in g.rows()] == ["ok"] * 6
     at_kernel = pc.compare(w, kernels=["6.12"], timing=False).row(0)
     row = g[(g["policy.empty_pop_pages_high"] == 4) & (g["policy.slot_fail_threshold"] == 3)].row(0)
     assert row["end_populated_bytes"] == at_kernel["end_populated_bytes"]

@@ -68,10 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_costs(result: Result) -> None:
     """Print how often what was done, without the counters that nobody has used."""
     costs = [name for name in result if name.startswith("cost_") and any(row[name] for row in result.rows())]
-    keys = ("engine", "kernel", "phase", "nr_alloc", "nr_free", "nr_chunks_created")
-    shown = [name for name in result if name in keys]
-    heads = [*shown, *(name.removeprefix("cost_") for name in costs)]
-    table(heads, [[row[name] for name in (*shown, *costs)] for row in result.rows()])
+    shown = ("nr_alloc", "nr_free", "nr_chunks_created", *costs)
+    for phase in dict.fromkeys(row.get("phase") for row in result.rows()):
+        rows = [row for row in result.rows() if row.get("phase") == phase]
+        heads = [str(next(iter(row.values()))) for row in rows]
+        table((phase or "", *heads), [(name.removeprefix("cost_"), *(row[name] for row in rows)) for name in shown])
 
 
 def _cell(value: object) -> object:
