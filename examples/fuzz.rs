@@ -7,6 +7,8 @@
 //!     operations up to NUMBER in all; goes on from FILE, which it writes every few seconds
 //! fuzz layouts NUMBER [SEED]
 //!     so many layouts
+//! fuzz shorten small|kernel FILE
+//!     the input of a failure with pieces left out, and the first step at which anything differs
 //! fuzz figures FILE...
 //!     what such files say, for people
 //! ```
@@ -43,6 +45,16 @@ fn main() -> ExitCode {
         ["layouts", number, ..] => match number.parse() {
             Ok(number) => many_layouts(seed(words.get(2)), |done, _| done < number),
             Err(_) => return usage(),
+        },
+        ["shorten", scale, file] => match (scale_of(scale), fs::read(file)) {
+            (Some(scale), Ok(bytes)) => match operations::shortened(0, bytes, String::new(), scale) {
+                finding if finding.what.is_empty() => {
+                    println!("fuzz: {file}: nothing fails");
+                    Ok(())
+                }
+                finding => Err(keep("operations", 0, &finding)),
+            },
+            _ => return usage(),
         },
         ["figures", ..] => words[1..].iter().try_for_each(|file| figures(Path::new(file))),
         [seconds, ..] => match seconds.parse() {

@@ -170,6 +170,15 @@ impl Chunk {
         }
         // Between the start of the run and the first area, and between areas.
         let (gap, gaps) = (first - from, step - bits);
+        // A gap as long as an area becomes the scan hint, and then searches begin at the first free bit: what the scan hint
+        // has hidden until now must have no place either.
+        let first_free = base + block.first_free as u32;
+        if m.rules().scan_hints && gap.max(gaps) >= bits && first_free < from {
+            let again = self.find_area(m, bits, align, first_free, false)?;
+            if again.off != first || again.skipped.1 != 0 {
+                return None;
+            }
+        }
         let (rest, others) = self.other_runs(m, index)?;
         let limit = others.max(gap).max(gaps);
         // The tail must stay the largest run.

@@ -140,12 +140,18 @@ struct Run<'a> {
     live: Live,
     beside: Beside,
     style: Style,
+    whole_every: u64,
     steps: u64,
     tally: Tally,
 }
 
 /// Runs a list of operations: what was done, or the first thing that was wrong. `scale` replaces what the bytes say.
 pub fn run(bytes: &[u8], scale: Option<Scale>) -> Result<Tally, String> {
+    run_comparing(bytes, scale, WHOLE_EVERY)
+}
+
+/// The same, with the second allocator compared as a whole every so many steps: 1 finds out where a difference begins.
+pub fn run_comparing(bytes: &[u8], scale: Option<Scale>, whole_every: u64) -> Result<Tally, String> {
     let mut input = Input::new(bytes);
     let drawn = if input.below(64) == 63 { Scale::Kernel } else { Scale::Small };
     let scale = scale.unwrap_or(drawn);
@@ -162,7 +168,9 @@ pub fn run(bytes: &[u8], scale: Option<Scale>) -> Result<Tally, String> {
         (other, _) => Generation::ALL[other as usize - 6],
     };
     match Run::new(input, scale, trial, generation) {
-        Some(run) => run.go().map_err(|what| format!("{generation}, {scale:?}, {trial:?}: {what}")),
+        Some(run) => {
+            Run { whole_every, ..run }.go().map_err(|what| format!("{generation}, {scale:?}, {trial:?}: {what}"))
+        }
         None => Ok(Tally::default()),
     }
 }
@@ -200,7 +208,8 @@ impl<'a> Run<'a> {
             (subject, beside)
         };
         let style = Style::draw(&mut input, subject.engine());
-        Some(Self { input, subject, live: Live::default(), beside, style, steps: 0, tally: Tally::default() })
+        let (live, tally) = (Live::default(), Tally::default());
+        Some(Self { input, subject, live, beside, style, whole_every: WHOLE_EVERY, steps: 0, tally })
     }
 
     fn go(mut self) -> Result<Tally, String> {
@@ -299,9 +308,10 @@ impl<'a> Run<'a> {
         let placed = batch.alloc_many(requests.iter().copied(), &mut || true).map_err(|error| format!("{error:?}"))?;
         self.tally.batched += requests.len() as u64;
         for (request, placed) in requests.iter().zip(placed) {
-            self.alloc(request, Some((placed.ptr, placed.outcome)))?;
+            let done = self.alloc(request, Some((placed.ptr, placed.outcome)));
+            done.map_err(|what| format!("{what}\nwhile a batch was {requests:?}"))?;
         }
-        self.compare_beside(false)
+        self.compare_beside(false).map_err(|what| format!("{what}\nafter {requests:?}"))
     }
 
     fn alloc(&mut self, request: &Request, batched: Option<(u64, crate::request::Outcome)>) -> Result<(), String> {
@@ -367,11 +377,11 @@ impl<'a> Run<'a> {
         }
         batch.free_many(&ptrs, Some(&sizes), &mut || true).map_err(|error| format!("{ptrs:x?}: {error:?}"))?;
         self.tally.batched += ptrs.len() as u64;
-        for ptr in ptrs {
-            let at = (0..self.live.len()).find(|at| self.live.get(*at).ptr == ptr).expect("taken from there");
+        for ptr in &ptrs {
+            let at = (0..self.live.len()).find(|at| self.live.get(*at).ptr == *ptr).expect("taken from there");
             self.free(at)?;
         }
-        self.compare_beside(false)
+        self.compare_beside(false).map_err(|what| format!("{what}\nafter frees of {ptrs:x?}"))
     }
 
     fn free(&mut self, at: usize) -> Result<(), String> {
@@ -483,7 +493,7 @@ impl<'a> Run<'a> {
 
     /// Compares the second allocator; as a whole now and then, or if `whole`.
     fn compare_beside(&mut self, whole: bool) -> Result<(), String> {
-        let whole = whole || self.steps % WHOLE_EVERY == 0;
+        let whole = whole || self.steps % self.whole_every == 0;
         let found = match &mut self.beside {
             Beside::Naive(naive) => {
                 let (a, b) = (&mut naive.backend_mut().journal, &mut self.subject.engine_mut().backend_mut().journal);
@@ -556,8 +566,8 @@ pub struct Finding {
     pub what: String,
 }
 
-fn guarded(bytes: &[u8], scale: Scale) -> Result<Tally, String> {
-    catch_unwind(AssertUnwindSafe(|| run(bytes, Some(scale)))).unwrap_or_else(|panic| {
+fn guarded(bytes: &[u8], scale: Scale, whole_every: u64) -> Result<Tally, String> {
+    catch_unwind(AssertUnwindSafe(|| run_comparing(bytes, Some(scale), whole_every))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Err(format!("panic: {}", text.unwrap_or_default()))
@@ -575,7 +585,7 @@ pub fn run_cases(seed: u64, from: u64, to: u64, scale: Scale) -> (Tally, Option<
     let mut tally = Tally::default();
     for index in from..to {
         let bytes = case_bytes(seed, index);
-        match guarded(&bytes, scale) {
+        match guarded(&bytes, scale, WHOLE_EVERY) {
             Ok(more) => tally += more,
             Err(what) => return (tally, Some(shortened(index, bytes, what, scale))),
         }
@@ -584,14 +594,14 @@ pub fn run_cases(seed: u64, from: u64, to: u64, scale: Scale) -> (Tally, Option<
 }
 
 /// The same failure with pieces left out, as long as anything fails.
-fn shortened(index: u64, mut bytes: Vec<u8>, mut what: String, scale: Scale) -> Finding {
+pub fn shortened(index: u64, mut bytes: Vec<u8>, mut what: String, scale: Scale) -> Finding {
     let mut piece = bytes.len() / 2;
     while piece > 0 {
         let mut at = 0;
         while at < bytes.len() {
             let mut shorter = bytes.clone();
             shorter.drain(at..(at + piece).min(bytes.len()));
-            match guarded(&shorter, scale) {
+            match guarded(&shorter, scale, 1) {
                 Err(other) => (bytes, what) = (shorter, other),
                 Ok(_) => at += piece,
             }
