@@ -223,14 +223,13 @@ class Making:
         return c, {name: flags for name, flags in mask.items() if name in c}
 
     def _sizes(self, live: dict[str, Any], names: list[str]) -> Result:
-        keys, index = np.unique(np.stack((live["row"], live["size_bytes"])), axis=1, return_inverse=True)
-        counts = np.bincount(index.reshape(-1), minlength=keys.shape[1]).astype(np.uint64)
+        rows, sizes, counts = _census(live)
         return Result(
             {
-                "owner": keys[0].astype(np.uint32),
-                "size_bytes": keys[1].astype(np.uint64),
-                "nr_live": counts,
-                "live_bytes": counts * keys[1].astype(np.uint64),
+                "owner": rows.astype(np.uint32),
+                "size_bytes": sizes.astype(np.uint64),
+                "nr_live": counts.astype(np.uint64),
+                "live_bytes": (counts * sizes).astype(np.uint64),
             },
             categories={"owner": names},
         )
@@ -269,6 +268,13 @@ class Making:
         }
 
 
+def _census(live: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and sizes that occur together, ascending, and how often."""
+    span = int(live["size_bytes"].max(initial=0)) + 1
+    keys, counts = np.unique(live["row"] * span + live["size_bytes"], return_counts=True)
+    return keys // span, keys % span, counts
+
+
 def _by_row(live: dict[str, Any], n: int) -> dict[str, np.ndarray]:
     """Ages and sizes of the live areas of each row."""
     row = live["row"]
@@ -285,11 +291,11 @@ def _by_row(live: dict[str, Any], n: int) -> dict[str, np.ndarray]:
         highest[has] = sorted_ages[(ends - 1)[has]]
         for name, values in (("median", middle), ("max", highest)):
             out[f"age_{name}_{unit}"] = values.astype(np.uint64) if unit == "events" else np.round(values / 1e9, 9)
-    keys, number = np.unique(np.stack((row, live["size_bytes"])), axis=1, return_counts=True)
-    out["nr_sizes"] = np.bincount(keys[0], minlength=n).astype(np.uint64)
+    rows, sizes, number = _census(live)
+    out["nr_sizes"] = np.bincount(rows, minlength=n).astype(np.uint64)
     # The last of a row, by bytes and then by size, is the one that makes up most.
-    order = np.lexsort((keys[1], number * keys[1], keys[0]))
+    order = np.lexsort((sizes, number * sizes, rows))
     main = np.zeros(n, dtype=np.uint64)
-    main[keys[0][order]] = keys[1][order]
+    main[rows[order]] = sizes[order]
     out["main_size_bytes"] = main
     return out
