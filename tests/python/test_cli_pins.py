@@ -85,6 +85,17 @@ def test_what_was_not_seen_by_the_statistics_of_the_end(capsys):
     assert told == len(found["chunks"])
 
 
+def test_a_stream(capsys):
+    stream = json.loads(printed(capsys, TRACE, "--stream", "--json", "--cpus", 4))
+    whole = json.loads(printed(capsys, TRACE, "--json", "--cpus", 4, "--no-engines"))
+    assert stream["engines"] is None
+    assert stream["summary"]["pages_from"] == "live areas only"
+    names = ("chunk", "nr_areas", "used_bytes", "release_areas")
+    found = [sorted(tuple(row[name] for name in names) for row in facts["chunks"]) for facts in (stream, whole)]
+    assert found[0] == found[1]
+    assert stream["freeing"]["nr_areas"] == whole["freeing"]["nr_areas"]
+
+
 def test_files(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     out, picture = tmp_path / "deep" / "pins.csv", tmp_path / "pins.png"
@@ -101,6 +112,7 @@ def test_files(capsys, tmp_path):
     ("arguments", "text"),
     [
         ((STATE, "--state", STATE), "is a state itself"),
+        ((TRACE, "--state", STATE, "--stream"), "--stream and --state exclude each other"),
         ((STATE, "--top", "0"), "--top 0: must be at least 1"),
         ((STATE, "-o", "x.txt"), "must end in .csv, .json or .parquet"),
         ((TRACE, "--kernel", "1.0"), "kernel='1.0'"),

@@ -185,6 +185,32 @@ def test_a_trace_with_its_state(run):
         assert row["main_bytes"] == (max(named) if named else None)
 
 
+def test_pages_by_call_site_and_age():
+    """Bytes of each call site on each page, byte ranges cut by hand."""
+    capture = CAPTURE.with_name("record-churn.txt.gz")
+    for p in (pc.pins(capture), pc.pins(DRAIN / "trace.txt.gz", DRAIN / "state-a.json.gz")):
+        sums, oldest, number = {}, {}, {}
+        for row in p.areas.rows():
+            end = row["off_bytes"] + row["size_bytes"]
+            for page in range(row["off_bytes"] // PAGE, (end - 1) // PAGE + 1):
+                key = (row["chunk"], page)
+                number[key] = number.get(key, 0) + 1
+                part = min(end, (page + 1) * PAGE) - max(row["off_bytes"], page * PAGE)
+                if row["call_site"] is not None:
+                    here = sums.setdefault(key, {})
+                    here[row["call_site"]] = here.get(row["call_site"], 0) + part
+                if row["age_ns"] is not None:
+                    oldest[key] = max(oldest.get(key, 0), row["age_ns"])
+        for row in p.pages.rows():
+            key = (row["chunk"], row["page"])
+            here = sums.get(key, {})
+            assert row["nr_areas"] == number.get(key, 0)
+            assert row["nr_sites"] == len(here)
+            assert row["main_bytes"] == max(here.values(), default=None)
+            assert row["main_site"] is None or here[row["main_site"]] == row["main_bytes"]
+            assert row["oldest_age_ns"] == oldest.get(key)
+
+
 def test_wrong_predictions_do_not_matter_for_areas():
     """Without the lines of the worker some places are predicted wrongly; what lies where is what the trace says."""
     trace = pc.read_trace(DRAIN / "trace.txt.gz")
@@ -537,12 +563,27 @@ def test_the_page_model_on_a_made_up_trace():
     assert before.populated(0x200000, 8).tolist() == [1] * 8
 
 
+def test_a_hostile_trace_is_refused():
+    """Chunks that the trace only names would have more pages than can be looked at."""
+    rows = [("alloc", (i + 1) << 33, (1 << 30) - 4096, 4096) for i in range(100)]
+    with pytest.raises(pc.InvalidRequest, match="unit_size=1073741824: 100 chunks of it have 26214400 pages"):
+        pc.pins(made(rows))
+    gone = []
+    for i in range(100):
+        base = (i + 1) << 33
+        gone += [("create", base, 0, 0), ("alloc", base, (1 << 30) - 4096, 4096), ("free", base, (1 << 30) - 4096, 0)]
+        gone += [("destroy", base, 0, 0)]
+    p = pc.pins(made(gone))
+    assert (len(p), p.summary["pages_from"]) == (0, "live areas only")
+
+
 def made(rows):
     """A trace in ftrace's form."""
     lines = []
     for time, (kind, base, off, size) in enumerate(rows):
         event = {
             "create": f"percpu_create_chunk: base_addr={base:016x}",
+            "destroy": f"percpu_destroy_chunk: base_addr={base:016x}",
             "alloc": f"percpu_alloc_percpu: reserved=0 is_atomic=0 size={size} align=4 base_addr={base:016x} off={off} "
             f"ptr={base + off + (1 << 40):016x}",
             "free": f"percpu_free_percpu: base_addr={base:016x} off={off} ptr={base + off + (1 << 40):016x}",

@@ -119,7 +119,8 @@ class PageModel:
         self._known, self._boot = known, boot
         self._chunks: dict[int, _ChunkPages] = {}
         self._turn = 0
-        self._elsewhere = _HIGH if stock is None else stock
+        # Where more are is not known; those of a chunk itself do not count for it, so that the least is assumed.
+        self._elsewhere = _HIGH if stock is None else min(stock, _HIGH)
         # Chunks from before the capture in which pages may come and go unseen.
         self._unseen = len(known.keys() - boot)
         self._ready = self._elsewhere  # in stock, of all chunks that are not isolated

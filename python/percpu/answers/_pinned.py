@@ -24,6 +24,8 @@ _DEPOPULATES = "linux-5.14"
 # Cells of `Follow.cells`.
 _UNKNOWN, _FREE, _HELD, _HIDDEN = 0, 1, 3, 4
 _PASSES = 16
+# Pages of all chunks of a trace together, as far as they are looked at one by one: 64 GiB of each CPU.
+_MAX_PAGES = 1 << 24
 
 
 @dataclass
@@ -47,6 +49,16 @@ class View:
     sites: list[str] = field(default_factory=list)
     # Where it is known from which pages are populated.
     pages_from: str = "the state"
+
+    def on_pages(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return a row for each area and page it lies on: area, page (index in `pages`), and bytes of it there."""
+        c = self.areas
+        count = c["last_page"] - c["first_page"] + 1
+        area = np.repeat(np.arange(len(count)), count)
+        page = np.arange(len(area)) - np.repeat(np.cumsum(count) - count, count) + c["first_page"][area]
+        begin = np.maximum(c["off_bytes"][area], page * self.page_size)
+        end = np.minimum(c["off_bytes"][area] + c["size_bytes"][area], (page + 1) * self.page_size)
+        return area, self.chunks["page_start"][c["chunk"][area]] + page, end - begin
 
     def pages_of(self, chunk: int) -> slice:
         """Return where the pages of a chunk are."""
@@ -221,26 +233,17 @@ def _assemble(
     flat["chunk"] = np.repeat(np.arange(len(pages)), lengths)
     flat["page"] = np.arange(len(flat["chunk"])) - np.repeat(chunks["page_start"], lengths)
     first, last = start // page_size, (end - 1) // page_size
-    base = chunks["page_start"][own]
-    total = len(flat["chunk"])
-    change = np.zeros(total + 1, dtype=np.int64)
-    np.add.at(change, base + first, 1)
-    np.add.at(change, base + last + 1, -1)
-    flat["nr_areas"] = np.cumsum(change)[:total]
-    used = np.zeros(total, dtype=np.int64)
-    single = first == last
-    np.add.at(used, (base + first)[single], (end - start)[single])
-    for index in np.flatnonzero(~single).tolist():  # few: areas over the border of a page
-        for page in range(int(first[index]), int(last[index]) + 1):
-            part = min(int(end[index]), (page + 1) * page_size) - max(int(start[index]), page * page_size)
-            used[int(base[index]) + page] += part
-    flat["used_bytes"] = used
     columns: dict[str, np.ndarray] = {"chunk": own, "off_bytes": start, "size_bytes": end - start}
     columns |= {"first_page": first, "last_page": last}
     n = len(own)
     columns |= {"site": np.full(n, -1, dtype=np.int64), "known": np.zeros(n, dtype=bool)}
     columns |= {name: np.full(n, -1, dtype=np.int64) for name in ("alloc_event", "age_events", "age_ns")}
-    return View(chunks=chunks, pages=flat, areas=columns, **facts)
+    view = View(chunks=chunks, pages=flat, areas=columns, **facts)
+    _, page, part = view.on_pages()
+    total = len(flat["chunk"])
+    flat["nr_areas"] = np.bincount(page, minlength=total)
+    flat["used_bytes"] = np.bincount(page, part, total).astype(np.int64)
+    return view
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -288,6 +291,13 @@ def view_of_follow(
     live = live[order]
     table = followed.chunks
     gone = ~table.missing("destroyed_event")
+    unit_pages = max(summary["unit_size"] // page_size, 1)
+    most = int((~gone).sum()) * unit_pages
+    if most > _MAX_PAGES:
+        text = f"{(~gone).sum()} chunks of it have {most} pages, the limit is {_MAX_PAGES}"
+        raise InvalidRequest(f"unit_size={summary['unit_size']}: {text}", parameter="unit_size")
+    if trace is not None and len(np.unique(trace["base_addr"])) * unit_pages > _MAX_PAGES:
+        trace = None  # not modelled
     rows: list[dict[str, Any]] = []
     pages: list[dict[str, np.ndarray]] = []
     areas: list[tuple[np.ndarray, np.ndarray]] = []
@@ -376,7 +386,7 @@ def tell_unseen(view: View, stats: PercpuStats, pointers: bool) -> None:
     np.maximum.at(largest, view.areas["chunk"], view.areas["size_bytes"])
     table = stats.table()
     label = [row["label"] for row in stats.chunks.rows()]
-    # Pointers show which chunk is the first, unless they are hashed or not translated (one CPU, no static area).
+    # Pointers show which chunk is the first, unless they are hashed or not translated (one CPU, no static region).
     shown = pointers and stats.sizes["static_size"] > 0
     with_first = bool((c["kind"] == 1).any()) or not shown
     rows = [i for i, name in enumerate(label) if name != "reserved" and (with_first or name != "first")]

@@ -9,7 +9,7 @@ import numpy as np
 from percpu.answers._freeing import PageCosts
 from percpu.answers._pinned import KINDS, LISTS, View
 
-__all__ = ["VERDICTS", "page_costs", "sum_of_least", "table"]
+__all__ = ["VERDICTS", "main_of", "page_costs", "sum_of_least", "table"]
 
 VERDICTS = (
     "boot",
@@ -66,16 +66,18 @@ def _depopulation(view: View, row: int, nr_areas: int, empty: int) -> tuple[str,
     return "last_area", None, None
 
 
-def _main_sites(view: View, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the call site with the most bytes in each chunk, -1 where none is known, and its bytes."""
-    width = len(view.sites) + 1
-    named = view.areas["site"] >= 0
-    group, of = np.unique(view.areas["chunk"][named] * width + view.areas["site"][named], return_inverse=True)
-    sums = np.bincount(of, view.areas["size_bytes"][named], len(group)).astype(np.int64)
-    site, most = np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.int64)
-    order = np.lexsort((-group, sums))
-    site[group[order] // width], most[group[order] // width] = group[order] % width, sums[order]
-    return site, most
+def main_of(
+    group: np.ndarray, site: np.ndarray, size: np.ndarray, n: int, nr_sites: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each of `n` groups the call site with most bytes (-1: none is known), its bytes, and their number."""
+    width = nr_sites + 1
+    named = site >= 0
+    pair, of = np.unique(group[named] * width + site[named], return_inverse=True)
+    sums = np.bincount(of, size[named], len(pair)).astype(np.int64)
+    main, most = np.full(n, -1, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    order = np.lexsort((-pair, sums))
+    main[pair[order] // width], most[pair[order] // width] = pair[order] % width, sums[order]
+    return main, most, np.bincount(pair // width, minlength=n)
 
 
 def _most_within(values: list[int], limit: int) -> int:
@@ -123,7 +125,7 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         verdicts.append(VERDICTS.index(verdict))
         fewest.append(-1 if least is None else least)
         going.append(-1 if most is None else most)
-    main, main_bytes = _main_sites(view, n)
+    main, main_bytes, _ = main_of(areas["chunk"], areas["site"], areas["size_bytes"], n, len(view.sites))
     oldest = np.full(n, -1, dtype=np.int64)
     np.maximum.at(oldest, areas["chunk"], areas["age_ns"])
     ordinary = c["kind"] == KINDS.index("ordinary")

@@ -26,7 +26,7 @@ from percpu.answers._pinned import (
     view_of_allocator,
     view_of_follow,
 )
-from percpu.answers._pins_table import page_costs, sum_of_least, table
+from percpu.answers._pins_table import main_of, page_costs, sum_of_least, table
 from percpu.errors import InvalidRequest
 from percpu.follow import Follow
 from percpu.layout import FirstChunkLayout
@@ -181,11 +181,17 @@ class Pins(Result):
         """One row a page.
 
         ``chunk``, ``page`` (int64), ``populated`` (bool, missing where it is not known), ``nr_areas``, ``used_bytes``,
-        ``unknown_bytes`` (int64, of one CPU), ``empty`` (bool: populated, no area on it, and all of it known).
+        ``unknown_bytes`` (int64, of one CPU), ``empty`` (bool: populated, no area on it, and all of it known),
+        ``main_site`` (category: the call site with the most bytes on it; missing if none is known), ``main_bytes``,
+        ``nr_sites`` (int64: call sites on it that are known), ``oldest_age_ns`` (int64, missing where not known).
         """
         view = self._view
-        p = view.pages
-        unclear = p["populated"] < 0
+        p, c = view.pages, view.areas
+        n, unclear = len(p["chunk"]), p["populated"] < 0
+        area, page, part = view.on_pages()
+        oldest = np.full(n, -1, dtype=np.int64)
+        np.maximum.at(oldest, page, c["age_ns"][area])
+        site, most, sites = main_of(page, c["site"][area], part, n, len(view.sites))
         columns = {
             "chunk": view.chunks["chunk"][p["chunk"]],
             "page": p["page"],
@@ -194,8 +200,14 @@ class Pins(Result):
             "used_bytes": p["used_bytes"],
             "unknown_bytes": p["unknown"],
             "empty": (p["populated"] == 1) & ~p["blocked"] & (p["nr_areas"] == 0),
+            "main_site": np.maximum(site, 0),
+            "main_bytes": most,
+            "nr_sites": sites,
+            "oldest_age_ns": np.maximum(oldest, 0),
         }
-        return Result(columns, mask={"populated": unclear} if unclear.any() else {})
+        mask = {"populated": unclear, "main_site": site < 0, "main_bytes": site < 0, "oldest_age_ns": oldest < 0}
+        mask = {name: flags for name, flags in mask.items() if flags.any()}
+        return Result(columns, mask=mask, categories={"main_site": view.sites or [""]})
 
     @property
     def owners(self) -> Result:
@@ -215,12 +227,9 @@ class Pins(Result):
         chunk, code = group // width, group % width
         size = np.bincount(of, c["size_bytes"], n).astype(np.int64)
         # Pairs of page and owner: an area may lie on several pages.
-        count = c["last_page"] - c["first_page"] + 1
-        start = np.cumsum(count) - count
-        page = np.arange(int(count.sum())) - np.repeat(start, count) + np.repeat(c["first_page"], count)
-        page += view.chunks["page_start"][np.repeat(c["chunk"], count)]
+        area, page, _ = view.on_pages()
         total = max(len(view.pages["chunk"]), 1)
-        pairs = np.unique(np.repeat(of, count) * total + page)
+        pairs = np.unique(of[area] * total + page)
         alone = np.bincount(pairs % total, minlength=total)[pairs % total] == 1
         if len(pairs):
             alone &= view.pages["unknown"][pairs % total] == 0
@@ -564,6 +573,7 @@ class Pins(Result):
         Returns
         -------
         matplotlib.axes.Axes
+            What it was drawn into.
         """
         from percpu.plot.pins import plot_pins
 

@@ -13,6 +13,7 @@ from percpu.answers.pins import Freeing, Pins, is_state
 from percpu.cli.arguments import Verbs, byte_size
 from percpu.cli.files import add_out, writer
 from percpu.cli.show import save_picture, show, table
+from percpu.cli.source import blocks
 from percpu.errors import InvalidRequest
 from percpu.plot._style import human_bytes
 from percpu.results import Result
@@ -48,8 +49,12 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--bytes", type=byte_size, metavar="BYTES", help="or memory that shall come back, of all CPUs")
     parser.add_argument("--owners", action="store_true", help="show who lies in each chunk shown")
     parser.add_argument("--no-engines", action="store_true", help="do not make the requests on other engines")
+    parser.add_argument(
+        "--stream", action="store_true", help="read in blocks, for captures larger than memory; pages are not modelled"
+    )
     parser.add_argument("--lenient", action="store_true", help="count lines that cannot be read instead of stopping")
     parser.add_argument("--kernel", metavar="K", help="release or engine whose rules count (default: 6.12)")
+    parser.set_defaults(max_events=None)
     add_out(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw the chunks")
 
@@ -62,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = _pins(arguments)
     freeing, why = _freeing(arguments, result)
     ideal = result.ideal()
-    traced = result.summary["source"] != "state"
+    traced = result.summary["source"] != "state" and not arguments.stream
     engines = result.engines() if traced and not arguments.no_engines else None
     shown = _top(result, arguments.top)
     who = result.owners
@@ -95,6 +100,14 @@ def _pins(arguments: argparse.Namespace) -> Pins:
             if value is not None:
                 raise InvalidRequest(f"--{name}: {source} is a state itself", parameter=name)
         return percpu.pins(path, unit_size=arguments.unit_size, **how)
+    if arguments.stream:
+        if arguments.state is not None:
+            raise InvalidRequest("--stream and --state exclude each other", parameter="stream")
+        parts = blocks(arguments, source, "reading")
+        stats = arguments.stats and Path(arguments.stats)
+        followed = percpu.replay(parts, mode="follow", stats=stats, unit_size=arguments.unit_size)
+        end = arguments.stats_end and Path(arguments.stats_end)
+        return percpu.pins(followed, stats_end=end, **how)
     trace = percpu.read_trace(source, strict=False) if arguments.lenient else path
     stats = arguments.stats and Path(arguments.stats)
     end = arguments.stats_end and Path(arguments.stats_end)

@@ -30,6 +30,7 @@ def plot_pins(pins: Any, ax: Any = None, *, top: int = 24) -> Any:
     Returns
     -------
     matplotlib.axes.Axes
+        What it was drawn into.
     """
     plt = _style.pyplot()
     from matplotlib.ticker import FuncFormatter, MaxNLocator
