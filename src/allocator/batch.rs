@@ -14,6 +14,8 @@
 //!
 //! A copy is a pass over all maps.
 
+use std::collections::HashSet;
+
 use super::{Allocator, Balance, BatchError, Placement, NULL};
 use crate::engine::linux::{Linux, Served};
 use crate::error::RequestError;
@@ -212,12 +214,53 @@ impl Allocator {
             self.check_free_many(ptrs, &size)?;
             None
         };
-        for (index, ptr) in ptrs.iter().enumerate() {
-            let stop = index % ASK_EVERY == 0 && index > 0 && before.is_some() && !go_on();
-            let freed = if stop { Err(BatchError::Interrupted) } else { self.free_one(ptrs, index, *ptr, size(index)) };
+        for (index, part) in ptrs.chunks(ASK_EVERY).enumerate() {
+            let stop = index > 0 && before.is_some() && !go_on();
+            let freed = if stop {
+                Err(BatchError::Interrupted)
+            } else {
+                self.free_stretches(ptrs, index * ASK_EVERY, part, &size)
+            };
             if let Err(error) = freed {
                 *self = before.expect("a short batch was checked and is not interrupted");
                 return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses in unit zero of pointers, whatever lies there; none for the null pointer.
+    fn addresses(&self, ptrs: &[u64]) -> Vec<u64> {
+        // As `AddressMap::ptr_to_addr`, prepared.
+        let (delta, word) =
+            (self.address.delta(), if self.address.identity { u64::MAX } else { self.address.word.max() });
+        let addr = |ptr: &u64| if *ptr == NULL { u64::MAX } else { ptr.wrapping_add(delta) & word };
+        ptrs.iter().map(addr).collect()
+    }
+
+    /// Frees a part of a batch, which begins at `from`, on an engine that takes stretches of it, or one by one.
+    fn free_stretches(
+        &mut self,
+        ptrs: &[u64],
+        from: usize,
+        part: &[u64],
+        size: &dyn Fn(usize) -> Option<Bytes>,
+    ) -> Result<(), BatchError> {
+        let addrs = self.addresses(part);
+        let mut at = 0;
+        while at < part.len() {
+            let most = match self.balance {
+                Balance::Every(_) => 1,
+                _ => self.most_at_once() as usize,
+            };
+            let rest = &addrs[at..];
+            let count = if most > 1 { self.engine.free_some(rest) } else { 0 };
+            if count > 0 {
+                self.operated_many(count as u32);
+                at += count;
+            } else {
+                self.free_one(ptrs, from + at, part[at], size(from + at))?;
+                at += 1;
             }
         }
         Ok(())
@@ -253,7 +296,11 @@ impl Allocator {
         areas.clear();
         if !self.linux_mut().find_areas(ptrs, delta, word, areas) {
             self.check_free_many(ptrs, &|_| None)?;
-            unreachable!("one of them starts no live area, or is there twice");
+            // Two pointers that are one address in words of 32 bits.
+            let mut seen = HashSet::new();
+            let twice = self.addresses(ptrs).into_iter().position(|addr| addr != u64::MAX && !seen.insert(addr));
+            let index = twice.expect("one of them starts no live area, or is there twice");
+            return Err(BatchError::Element(index, freed_twice(ptrs[index])));
         }
         let (mut at, mut touched) = (0, 0);
         while let Some(first) = areas.get(at) {
@@ -294,7 +341,15 @@ impl Allocator {
         ptrs: &[u64],
         size: &dyn Fn(usize) -> Option<Bytes>,
     ) -> Result<(), BatchError> {
-        for (index, ptr) in ptrs.iter().enumerate().filter(|(_, ptr)| **ptr != NULL) {
+        let mut known = 0;
+        for (index, ptr) in ptrs.iter().enumerate() {
+            if index % ASK_EVERY == 0 && self.engine.as_linux().is_none() {
+                let part = &ptrs[index..ptrs.len().min(index + ASK_EVERY)];
+                known = index + self.engine.live_some(&self.addresses(part));
+            }
+            if index < known || *ptr == NULL {
+                continue;
+            }
             let checked = self.place_of(*ptr).and_then(|(chunk, off)| {
                 self.engine.check_free(chunk, off, size(index)).map_err(|error| super::with_pointer(error, *ptr))
             });

@@ -72,6 +72,19 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// caller says the size is; only an engine that stores none looks at it.
     fn free(&mut self, chunk: ChunkId, off: Bytes, size: Option<Bytes>) -> Result<Bytes, RequestError>;
 
+    /// Frees the live areas that start at addresses in unit zero, as single frees would, one after the other from the first on: how
+    /// many. It stops in front of what is none, and behind a free that schedules the worker; 0 leaves everything to
+    /// [`Engine::free`].
+    fn free_some(&mut self, _addrs: &[u64]) -> usize {
+        0
+    }
+
+    /// How many of these addresses, from the first on, start a live area, as far as an engine tells without effort; what
+    /// lies behind is asked for one by one.
+    fn live_some(&self, _addrs: &[u64]) -> usize {
+        0
+    }
+
     /// Checks what [`Engine::free`] would refuse.
     fn check_free(&self, chunk: ChunkId, off: Bytes, size: Option<Bytes>) -> Result<(), RequestError>;
 

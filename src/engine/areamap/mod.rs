@@ -39,8 +39,8 @@
 //!
 //! The model scans the array from the first free area and moves its rest for an allocation; a free does
 //! a binary search and moves the rest. Here both are O(1) but for counting (`areas`), and a request
-//! for a size that was not to be had lately goes on where the last one ended. 36 KiB for a unit of 256 KiB,
-//! whatever is live. The array and the bitmaps of a [`ChunkView`] are made for each view, O(unit).
+//! for a size that was not to be had lately goes on where the last one ended. 36 KiB for a unit of 256 KiB where areas start at
+//! any even byte, 1 KiB where all offsets are multiples of 64. The array and the bitmaps of a [`ChunkView`] are made for each view, O(unit).
 //!
 //! # Source
 //!
@@ -66,7 +66,7 @@ use crate::chunk::Role;
 use crate::cost::{Counter, Off, Part};
 use crate::error::{ConfigError, StateError};
 use crate::geometry::Geometry;
-use crate::units::{round_down, round_up, Bytes, Pages};
+use crate::units::{Bytes, Pages};
 use crate::variant::Generation;
 use areas::{Areas, Stretch};
 
@@ -96,7 +96,7 @@ pub struct AreaMap {
     areas: Areas,
     /// `map_alloc`: entries that the array has room for.
     capacity: u32,
-    /// Granule where an area starts, or the end; every area below it is in use. Lower bound.
+    /// Where an area starts, or the end; every area below it is in use. Lower bound.
     first_free: u32,
     /// Bytes in free areas. Exact.
     free_size: u32,
@@ -112,13 +112,9 @@ pub struct AreaMap {
 
 impl AreaMap {
     fn with_areas(map: &[u32], capacity: u32, free_size: u32, has_reserved: bool) -> Self {
-        let granule = |entry: u32| (entry & !IN_USE) / GRANULE;
-        let mut areas = Areas::empty(map.last().map_or(0, |end| granule(*end)));
-        for pair in map.windows(2) {
-            areas.push(Stretch { start: granule(pair[0]), end: granule(pair[1]) }, pair[0] & IN_USE != 0);
-        }
+        let starts: Vec<(u32, bool)> = map.iter().map(|entry| (entry & !IN_USE, entry & IN_USE != 0)).collect();
         Self {
-            areas,
+            areas: Areas::of(&starts),
             capacity,
             first_free: 0,
             free_size,
@@ -136,8 +132,7 @@ impl AreaMap {
 
     /// The array: starts with their flag, and the end in use.
     fn entries(&self) -> Vec<u32> {
-        let flag = |start: u32| if self.areas.is_free(start) { 0 } else { IN_USE };
-        let entry = |start: u32| (start * GRANULE) | flag(start);
+        let entry = |start: u32| start | if self.areas.is_free(start) { 0 } else { IN_USE };
         self.areas.iter().chain([self.areas.end()]).map(entry).collect()
     }
 
@@ -162,7 +157,7 @@ impl AreaMap {
         costs: &mut C,
     ) -> Option<u32> {
         let page = g.page_size().0 as u32;
-        let (off, this_size) = (free.start * GRANULE, free.size());
+        let (off, this_size) = (free.start, free.size());
         let mut candidate = off;
         let mut looked_at = None;
         let head = loop {
@@ -193,16 +188,15 @@ impl AreaMap {
     /// whose rest lies in a free neighbour.
     fn pages_of(g: &Geometry, area: Stretch, before: Option<Stretch>, behind: Option<Stretch>) -> u32 {
         let page = g.page_size().0;
-        let bytes = |granules: u32| u64::from(granules) * u64::from(GRANULE);
-        let (mut start, mut end) = (bytes(area.start), bytes(area.end));
-        let (down, up) = (round_down(start, page), round_up(end, page));
-        if start != down && before.is_some_and(|before| bytes(before.start) <= down) {
-            start = down;
-        }
-        if end != up && behind.is_some_and(|behind| bytes(behind.end) >= up) {
-            end = up;
-        }
-        (end / page).saturating_sub(start.div_ceil(page)) as u32
+        // A page is a power of two.
+        let shift = page.trailing_zeros();
+        let (start, end) = (u64::from(area.start), u64::from(area.end));
+        let (down, up) = (start >> shift, (end + page - 1) >> shift);
+        let from_down = before.is_some_and(|before| u64::from(before.start) <= down << shift);
+        let to_up = behind.is_some_and(|behind| u64::from(behind.end) >= up << shift);
+        let first = if from_down { down } else { (start + page - 1) >> shift };
+        let last = if to_up { up } else { end >> shift };
+        last.saturating_sub(first) as u32
     }
 }
 
@@ -232,6 +226,7 @@ impl Space for AreaMap {
     const GENERATION: Generation = Generation::AreaMap;
     const SLOT_INVARIANT: &'static str = "A10-slot";
     const COUNTS_PAGES: bool = false;
+    const FREES_RAISE: bool = true;
 
     fn geometry(setup: &Setup) -> Result<Geometry, ConfigError> {
         let g = &setup.geometry;
@@ -290,7 +285,7 @@ impl Space for AreaMap {
             })
         } else {
             let found = first.and_then(|first| self.areas.first_fit(first, task.size, task.align));
-            head = found.map_or(0, |found| (found.start * GRANULE).wrapping_neg() & (task.align - 1));
+            head = found.map_or(0, |found| found.start.wrapping_neg() & (task.align - 1));
             found
         };
         let Some(found) = found else {
@@ -309,11 +304,11 @@ impl Space for AreaMap {
     fn alloc_run<C: Counter>(&mut self, g: &Geometry, off: u32, task: &Task, bounds: &Bounds, costs: &mut C) -> u32 {
         let Some(first) = self.areas.known_first() else { return 0 };
         let (size, page) = (task.size, g.page_size().0 as u32);
-        if first.start * GRANULE != off || self.first_free != first.start || (size | off) & (task.align - 1) != 0 {
+        if first.start != off || self.first_free != first.start || (size | off) & (task.align - 1) != 0 {
             return 0;
         }
         // Each leaves something behind itself, up to the end of its last page, and wants the margin of entries.
-        let end = (first.end * GRANULE / page * page).min(bounds.end);
+        let end = (first.end / page * page).min(bounds.end);
         let count = [
             bounds.most,
             end.saturating_sub(off) / size,
@@ -326,16 +321,16 @@ impl Space for AreaMap {
             return 0;
         }
         if C::ON {
-            let moved = u64::from(self.used() - self.areas.index(first.start));
+            let moved = u64::from(self.used() - self.areas.find_index(first.start));
             costs.count(|costs| {
                 costs.entries_scanned += u64::from(count);
                 costs.entries_moved += moved * u64::from(count);
             });
         }
         self.exact &= first.size() < self.contig_hint;
-        self.areas.take_run(first, size / GRANULE, count);
+        self.areas.take_run(first, size, count);
         self.free_size -= size * count;
-        self.first_free = first.start + size / GRANULE * count;
+        self.first_free = first.start + size * count;
         count
     }
 
@@ -356,21 +351,18 @@ impl Space for AreaMap {
     }
 
     fn is_area_start(&self, _: &Geometry, off: u64) -> bool {
-        let Some(at) = u32::try_from(off / u64::from(GRANULE)).ok().filter(|_| off % u64::from(GRANULE) == 0) else {
-            return false;
-        };
-        self.areas.is_start(at) && !self.areas.is_free(at) && !self.is_hidden(at)
+        u32::try_from(off).is_ok_and(|off| self.areas.is_used_start(off) && !self.is_hidden(off))
     }
 
+    #[inline(always)]
     fn free<C: Counter>(&mut self, g: &Geometry, _: &PageMap, off: u32, costs: &mut C) -> Area {
-        let start = off / GRANULE;
-        let area = Stretch { start, end: self.areas.end_of(start) };
-        self.first_free = self.first_free.min(start);
+        let area = Stretch { start: off, end: self.areas.end_of(off) };
+        self.first_free = self.first_free.min(off);
         let behind =
             self.areas.is_free(area.end).then(|| Stretch { start: area.end, end: self.areas.end_of(area.end) });
-        let before = self.areas.free_before(start);
+        let before = self.areas.free_before(off);
         if C::ON {
-            self.count_free(start, before.is_some(), behind.is_some(), costs);
+            self.count_free(off, before.is_some(), behind.is_some(), costs);
         }
         self.free_size += area.size();
         let merged = self.areas.give_back(area, before, behind).size();
@@ -381,12 +373,10 @@ impl Space for AreaMap {
     }
 
     fn area_at(&self, _: &Geometry, off: u64) -> Option<(Bytes, Bytes)> {
-        let at = u32::try_from(off).ok()? / GRANULE;
-        let start =
-            self.areas.before(at.checked_add(1)?.min(self.areas.end() + 1)).filter(|_| at < self.areas.end())?;
-        let area = Stretch { start, end: self.areas.end_of(start) };
+        let off = u32::try_from(off).ok().filter(|off| *off < self.areas.end())?;
+        let start = self.areas.before(off + 1)?;
         let live = !self.areas.is_free(start) && !self.is_hidden(start);
-        live.then(|| (Bytes(u64::from(start * GRANULE)), Bytes(u64::from(area.size()))))
+        live.then(|| (Bytes(u64::from(start)), Bytes(u64::from(self.areas.end_of(start) - start))))
     }
 
     fn boot_empty_pages(&self, g: &Geometry) -> i32 {
@@ -427,7 +417,7 @@ impl Space for AreaMap {
 
     /// The reserved chunk owns the unit up to its end, the first chunk the rest (33 section 3).
     fn owns(&self, g: &Geometry, role: Role, off: u64) -> bool {
-        let end = u64::from(self.areas.end() * GRANULE);
+        let end = u64::from(self.areas.end());
         off < if role == Role::Reserved { end } else { g.unit_size().0 }
     }
 
@@ -436,12 +426,12 @@ impl Space for AreaMap {
         let mut used = vec![0; bitmap::words_for(bits)];
         let mut bounds = vec![0; bitmap::words_for(bits + 1)];
         for start in self.areas.iter().filter(|start| !self.areas.is_free(*start)) {
-            let end = self.areas.end_of(start);
+            let (start, end) = (start / GRANULE, self.areas.end_of(start) / GRANULE);
             bitmap::set_range(&mut used, start, end);
             bitmap::set(&mut bounds, start);
             bitmap::set(&mut bounds, end);
         }
-        bitmap::set_range(&mut used, self.areas.end(), bits);
+        bitmap::set_range(&mut used, self.areas.end() / GRANULE, bits);
         view.alloc_map = Cow::Owned(used);
         view.bound_map = Some(Cow::Owned(bounds));
         view.area_map = Some(Cow::Owned(self.entries()));
@@ -481,9 +471,9 @@ impl AreaMap {
     ) -> Area {
         // Kernel: a small head belongs to the area before until that one is freed, a small tail to this one.
         let keep_head = head > 0 && (head >= SMALLEST_KEPT || found.start == 0);
-        let place = found.start + head / GRANULE;
-        let mut area = Stretch { start: place, end: place + size / GRANULE };
-        if (found.end - area.end) * GRANULE < SMALLEST_KEPT {
+        let place = found.start + head;
+        let mut area = Stretch { start: place, end: place + size };
+        if found.end - area.end < SMALLEST_KEPT {
             area.end = found.end;
         }
         let behind = (area.end < found.end).then_some(Stretch { start: area.end, end: found.end });
@@ -507,14 +497,14 @@ impl AreaMap {
             }
         }
         let before = keep_head.then_some(Stretch { start: found.start, end: area.start });
-        Area { off: area.start * GRANULE, size: area.size(), pages: Self::pages_of(g, area, before, behind) }
+        Area { off: area.start, size: area.size(), pages: Self::pages_of(g, area, before, behind) }
     }
 
     /// Counts the scan to the free area at `start`, and the split of it.
     #[inline]
-    fn count_take<C: Counter>(&self, start: u32, keep_head: bool, keep_tail: bool, costs: &mut C) {
-        let index = self.areas.index(start);
-        let first = if start == self.first_free { index } else { self.areas.index(self.first_free) };
+    fn count_take<C: Counter>(&mut self, start: u32, keep_head: bool, keep_tail: bool, costs: &mut C) {
+        let index = self.areas.find_index(start);
+        let first = if start == self.first_free { index } else { self.areas.find_index(self.first_free) };
         let more = u32::from(keep_head) + u32::from(keep_tail);
         let moved = if more > 0 { self.used() - index } else { 0 };
         costs.count(|costs| {
@@ -530,9 +520,9 @@ impl AreaMap {
     }
 
     /// Counts a scan to the end that finds nothing.
-    fn count_failure<C: Counter>(&self, costs: &mut C) {
+    fn count_failure<C: Counter>(&mut self, costs: &mut C) {
         if C::ON {
-            let first = self.areas.index(self.first_free);
+            let first = self.areas.find_index(self.first_free);
             costs.count(|costs| {
                 costs.entries_scanned += u64::from(self.used() - first);
                 costs.chunk_refreshes += 1;
@@ -543,8 +533,11 @@ impl AreaMap {
 
     /// Counts the binary search for the area at `start`, and its merges.
     #[inline]
-    fn count_free<C: Counter>(&self, start: u32, before: bool, behind: bool, costs: &mut C) {
-        let index = self.areas.index(start);
+    fn count_free<C: Counter>(&mut self, start: u32, before: bool, behind: bool, costs: &mut C) {
+        if !before && !behind && !C::FULL {
+            return;
+        }
+        let index = self.areas.find_index(start);
         let used = self.used();
         if before || behind {
             costs.count(|costs| costs.entries_moved += u64::from(used - index - u32::from(behind)));

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::backend::Supply;
 use crate::cost::{Costs, Counting};
+use crate::engine::early::Entry;
 use crate::engine::Engine;
 use crate::request::{ChunkId, Outcome, Reason, Request, Sleep};
 use crate::testing::naive::area_array::ArrayEngine;
@@ -409,6 +410,108 @@ proptest! {
             }
         }
         runs.verify().unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Frees in stretches are what single frees give: state, lists, work. The worker runs where it is scheduled.
+    #[test]
+    fn stretches_of_frees_are_single_frees(
+        sizes in prop::collection::vec((1u64..300, 0u32..7), 1..400), order in 0..4u8, picks in prop::collection::vec(any::<usize>(), 400),
+        head in 0..3u64, eager: bool, totals: bool,
+    ) {
+        let setup = small_setup(Generation::AreaMap, 4096, head * 66, 0, 3000);
+        let mut single = AreaMapEngine::new(&setup).unwrap();
+        let counting = if totals { Counting::Totals } else { Counting::Off };
+        single.meter_mut().unwrap().set_counting(counting);
+        let mut live = Vec::new();
+        for (size, shift) in sizes {
+            let request = Request::new(Bytes(size), Bytes(1 << shift));
+            if let Outcome::Placed { chunk, off } = single.alloc(&request) {
+                live.push(single.chunk_base(chunk) + off.0);
+            }
+        }
+        match order {
+            0 => {}
+            1 => live.reverse(),
+            2 => live = [0, 1].into_iter().flat_map(|odd| live.iter().copied().skip(odd).step_by(2)).collect(),
+            _ => (1..live.len()).rev().for_each(|i| live.swap(i, picks[i] % (i + 1))),
+        }
+        // Some of them twice, and what lies nowhere.
+        live.insert(live.len() / 2, live[0]);
+        live.push(u64::MAX);
+        let mut stretches = single.clone();
+        let mut at = 0;
+        while at < live.len() {
+            let count = stretches.free_some(&live[at..(at + 1 + picks[at % 400] % 50).min(live.len())]);
+            for addr in &live[at..at + count] {
+                let chunk = single.find_chunk(*addr).unwrap();
+                prop_assert!(!eager || !single.balance_pending());
+                single.free(chunk, Bytes(*addr - single.chunk_base(chunk)), None).unwrap();
+            }
+            at += count;
+            prop_assert_eq!(format!("{stretches:?}"), format!("{single:?}"));
+            prop_assert_eq!(stretches.costs(), single.costs());
+            if eager && single.balance_pending() {
+                stretches.balance();
+                single.balance();
+            }
+            if count == 0 {
+                let chunk = single.find_chunk(live[at]);
+                let freed = chunk.map(|chunk| single.free(chunk, Bytes(live[at] - single.chunk_base(chunk)), None));
+                prop_assert!(!matches!(freed, Some(Ok(_))), "{:#x} could be freed", live[at]);
+                at += 1;
+            }
+        }
+        stretches.verify().unwrap();
+        prop_assert_eq!(stretches.stats().nr_cur_alloc, 0);
+    }
+
+    /// What is written depends on the state alone, not on how fine the granules are; what is changed in it is named.
+    #[test]
+    fn sets_are_written_by_what_they_hold(
+        starts in prop::collection::btree_set(1u32..1024, 1..300), shift in 0..8u32, free in prop::collection::vec(any::<bool>(), 301),
+        mutation in 0..8u8, by in 1u32..5,
+    ) {
+        let entries: Vec<u32> = std::iter::once(0).chain(starts).map(|start| start << 1 << shift).collect();
+        let mut map: Vec<u32> = Vec::new();
+        for (entry, free) in entries.iter().zip(free) {
+            let merged = map.last().is_some_and(|last| last & IN_USE == 0);
+            map.push(entry | if free && !merged { 0 } else { IN_USE });
+        }
+        let unit = 1024 << 1 << shift;
+        map.push(unit | IN_USE);
+        let size = |i: usize| (map[i + 1] & !IN_USE) - (map[i] & !IN_USE);
+        let sizes: Vec<u32> = (0..map.len() - 1).filter(|i| map[*i] & IN_USE == 0).map(size).collect();
+        let g = Geometry::new(Bytes(64), Bytes(2), Bytes(64), Bytes(unit.into()), 1).unwrap();
+        let mut coarse = AreaMap::with_areas(&map, 2048, sizes.iter().sum(), false);
+        coarse.contig_hint = sizes.iter().copied().max().unwrap_or(0);
+        let mut fine = coarse.clone();
+        fine.areas.refine_for_test();
+        prop_assert_eq!(fine.areas.canonical(), coarse.areas.canonical());
+        prop_assert_eq!(&fine, &coarse);
+        let (shift, starts, free) = coarse.areas.canonical();
+        let again = Areas::of_sets(unit, shift, &starts, &free, coarse.contig_hint).unwrap();
+        prop_assert_eq!(AreaMap { areas: again, ..coarse.clone() }, coarse.clone());
+
+        let mut entry = Entry::<AreaMap>::for_test(&g, coarse, (map.len() - 1 - sizes.len()) as u32);
+        prop_assert_eq!(entry.space.verify_areas(&g, &entry), Ok(()));
+        let space = &mut entry.space;
+        match mutation {
+            0 => space.free_size += 2 * by,
+            1 if !sizes.is_empty() => space.contig_hint -= by.min(space.contig_hint),
+            1 => space.free_size += by,
+            2 => space.first_free = unit + by,
+            3 => space.first_free = space.areas.next_free(0).map_or(unit + 1, |first| first.end),
+            4 => space.capacity = map.len() as u32 - by,
+            5 => entry.nr_alloc += by,
+            6 => entry.start_offset = by,
+            _ => space.has_reserved = true,
+        }
+        prop_assert!(entry.space.verify_areas(&g, &entry).is_err(), "mutation {mutation}");
+        prop_assert!(entry.space.find_violation(&g, &entry).is_err(), "mutation {mutation}");
     }
 }
 

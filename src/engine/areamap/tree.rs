@@ -44,6 +44,16 @@ impl Tree {
         Self { words: lowest, levels }
     }
 
+    /// Adds the members of a bitmap, as long as level 0 or shorter, to an empty set.
+    pub fn fill(&mut self, words: &[u64]) {
+        self.words[..words.len()].copy_from_slice(words);
+        for (at, word) in (0..).zip(words) {
+            if *word != 0 {
+                self.insert_above(at);
+            }
+        }
+    }
+
     /// The words of level 0.
     #[inline(always)]
     pub fn words(&self) -> &[u64] {

@@ -174,6 +174,8 @@ pub trait Space: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     const SLOT_INVARIANT: &'static str;
     /// Whether chunks count their empty populated pages.
     const COUNTS_PAGES: bool;
+    /// Whether frees only ever move a chunk to higher lists, so that it can be moved once for many of them.
+    const FREES_RAISE: bool;
 
     /// The sizes as this generation uses them, or why it cannot.
     fn geometry(setup: &Setup) -> Result<Geometry, ConfigError>;
@@ -294,6 +296,11 @@ pub struct Entry<S> {
 }
 
 impl<S: Space> Entry<S> {
+    #[cfg(test)]
+    pub(super) fn for_test(g: &Geometry, space: S, nr_alloc: u32) -> Self {
+        Self { space, nr_alloc, ..Self::dynamic(g, 0) }
+    }
+
     fn dynamic(g: &Geometry, base_addr: u64) -> Self {
         Self {
             base_addr,
@@ -543,11 +550,66 @@ impl<S: Space> Early<S> {
         if !id.is_reserved() {
             self.nr_empty_pop_pages += area.pages as i32;
         }
+        self.schedule_if_surplus(id);
+        Bytes(u64::from(area.size))
+    }
+
+    /// Frees the areas that start at some addresses, as single frees would, until one starts no live area or the worker is
+    /// scheduled anew: how many.
+    fn free_many<C: Counter>(&mut self, addrs: &[u64], costs: &mut C) -> usize {
+        let pending = self.balance_pending;
+        let mut done = 0;
+        while let Some(addr) = addrs.get(done) {
+            let Some(id) = self.find_chunk(*addr) else { break };
+            let count = self.free_in(id, &addrs[done..], costs);
+            done += count;
+            if count == 0 || (self.balance_pending && !pending) {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Frees areas of one chunk, as far as addresses lie in it and start a live area: how many. None of them but the last can
+    /// schedule the worker, since the chunk is in use until then.
+    #[inline]
+    fn free_in<C: Counter>(&mut self, id: ChunkId, addrs: &[u64], costs: &mut C) -> usize {
+        let g = self.geometry;
+        let entry = self.existing_mut(id);
+        // Which of the boot chunks owns an address is asked for each.
+        let many = S::FREES_RAISE && entry.role == Role::Dynamic;
+        let (mut count, mut pages, base) = (0, 0, entry.base_addr);
+        let live = |entry: &Entry<S>, addr: u64| {
+            let off = addr.wrapping_sub(base);
+            (off < g.unit_size().0 && entry.space.is_area_start(&g, off)).then_some(off as u32)
+        };
+        if live(entry, addrs[0]).is_none() {
+            return 0;
+        }
+        self.change(id, |entry, g| {
+            for addr in if many { addrs } else { &addrs[..1] } {
+                let Some(off) = live(entry, *addr) else { break };
+                costs.enter(id.0);
+                pages += entry.space.free(g, &entry.pages, off, costs).pages;
+                count += 1;
+            }
+            entry.nr_alloc -= count;
+        });
+        self.stats.freed_many(count.into());
+        if !id.is_reserved() {
+            self.nr_empty_pop_pages += pages as i32;
+        }
+        self.schedule_if_surplus(id);
+        count as usize
+    }
+
+    /// Schedules the worker if a chunk is wholly free and not the only one.
+    #[inline]
+    fn schedule_if_surplus(&mut self, id: ChunkId) {
         let whole = self.existing(id).space.free_bytes(&self.geometry) == self.geometry.unit_size();
         if whole && self.slots.iter(self.numbers.free).any(|other| other != id) {
             self.schedule_balance();
         }
-        Bytes(u64::from(area.size))
     }
 
     /// Makes a chunk with address space from the backend. It is on no list yet.
@@ -615,6 +677,27 @@ impl<S: Space> Engine for Early<S> {
     fn free(&mut self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<Bytes, RequestError> {
         let off = self.live_area(chunk, off)?;
         Ok(counted!(self.meter, costs => self.free_live(chunk, off, costs)))
+    }
+
+    fn free_some(&mut self, addrs: &[u64]) -> usize {
+        if self.meter.counting() == Counting::Full {
+            // What each of them touches is counted apart.
+            return 0;
+        }
+        counted!(self.meter, costs => self.free_many(addrs, costs))
+    }
+
+    fn live_some(&self, addrs: &[u64]) -> usize {
+        let g = &self.geometry;
+        let mut near: Option<&Entry<S>> = None;
+        let mut lives = |addr: &u64| {
+            let known = near.filter(|entry| addr.wrapping_sub(entry.base_addr) < g.unit_size().0);
+            let Some(entry) = known.or_else(|| self.entry(self.find_chunk(*addr)?)) else { return false };
+            // Both boot chunks have one base.
+            near = Some(entry).filter(|entry| entry.role == Role::Dynamic);
+            entry.space.is_area_start(g, addr.wrapping_sub(entry.base_addr))
+        };
+        addrs.iter().position(|addr| !lives(addr)).unwrap_or(addrs.len())
     }
 
     fn check_free(&self, chunk: ChunkId, off: Bytes, _size: Option<Bytes>) -> Result<(), RequestError> {

@@ -148,6 +148,7 @@ impl Space for BitSpace {
     const GENERATION: Generation = Generation::RfcV1;
     const SLOT_INVARIANT: &'static str = "S3-list-is-slot";
     const COUNTS_PAGES: bool = true;
+    const FREES_RAISE: bool = false;
 
     fn geometry(setup: &Setup) -> Result<Geometry, ConfigError> {
         if !setup.geometry.block_is_page() {

@@ -193,6 +193,7 @@ impl Space for AreaArray {
     const GENERATION: Generation = Generation::AreaMap;
     const SLOT_INVARIANT: &'static str = "A10-slot";
     const COUNTS_PAGES: bool = false;
+    const FREES_RAISE: bool = false;
 
     fn geometry(setup: &Setup) -> Result<Geometry, ConfigError> {
         let g = &setup.geometry;
