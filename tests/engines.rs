@@ -142,7 +142,7 @@ fn never_parted(balance: Balance, lists: impl Iterator<Item = Vec<Op>>) -> Vec<(
     for ops in lists {
         let found = Generation::ALL.map(|generation| {
             let mut a = bare(generation, 8);
-            a.set_balance_policy(balance);
+            a.set_balance_policy(balance, 0);
             (generation, places(&mut a, &ops))
         });
         let of = |who: Generation| &found.iter().find(|(generation, _)| *generation == who).expect("all are there").1;

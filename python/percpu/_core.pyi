@@ -17,6 +17,7 @@ __all__ = [
     "OWNERS_BY",
     "REASONS",
     "RESERVED",
+    "THRESHOLDS",
     "Allocator",
     "Areas",
     "CallSiteFilter",
@@ -393,6 +394,9 @@ class Allocator:
     # engine, kernel, page_size, min_alloc_size, block_size, unit_size, nr_units, nr_slots, nr_cpus, balance_every,
     # backend, has_layout.
     def config(self) -> dict[str, Any]: ...
+
+    # `every` is 0 for by hand, 1 for eager.
+    def set_balance_policy(self, every: int, since: int) -> None: ...
 
     # Arrays of length n or 1; returns ptr, chunk, off_bytes, unit_off_bytes, reason, each (n,).
     def alloc_many(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import html
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -304,10 +304,9 @@ class _Run:
     """An allocator that is led through operations one by one, its worker apart from them."""
 
     def __init__(self, allocator: Allocator) -> None:
-        self.every = allocator._core.config()["balance_every"]
-        self.snapshot = json.loads(allocator.snapshot())["percpu_snapshot"]
-        self.since = self.snapshot["since_balance"]
-        self.now = _with_policy(allocator, "manual", self.since)
+        config = allocator._core.config()
+        self.every, self.since = config["balance_every"], config["since_balance"]
+        self.now = _with_policy(allocator, 0, self.since)
         self.live: dict[Any, tuple[int, int]] = {}
         self.failed: set[Any] = set()
         self.found: list[Step] = []
@@ -327,7 +326,7 @@ class _Run:
             else:
                 self.request(operation)
                 done += 1
-        end = _with_policy(self.now, self.snapshot["balance"], self.since)
+        end = _with_policy(self.now, self.every, self.since)
         return Steps(self.found, end, truncated=truncated, nr_skipped=self.nr_skipped)
 
     def request(self, operation: _Operation) -> None:
@@ -428,12 +427,11 @@ class _Run:
         )
 
 
-def _with_policy(allocator: Allocator, balance: Any, since: int) -> Allocator:
+def _with_policy(allocator: Allocator, every: int, since: int) -> Allocator:
     """Copy an allocator, with another policy for its worker: nothing else of it changes."""
-    state = json.loads(allocator.snapshot())
-    state["percpu_snapshot"]["balance"] = balance
-    state["percpu_snapshot"]["since_balance"] = since
-    return Allocator.restore(json.dumps(state).encode())
+    other = copy.copy(allocator)
+    other._core.set_balance_policy(every, since)
+    return other
 
 
 def _costed(now: Allocator, size: int, align: int, atomic: bool, reserved: bool) -> tuple[Any, dict[str, int] | None]:

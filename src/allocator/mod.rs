@@ -202,9 +202,14 @@ impl Allocator {
         self.balance
     }
 
-    /// Sets when the worker runs.
-    pub fn set_balance_policy(&mut self, balance: Balance) {
-        self.balance = balance;
+    /// Operations since the worker had its last turn ([`Balance::Every`]).
+    pub fn since_balance(&self) -> u32 {
+        self.since_balance
+    }
+
+    /// Sets when the worker runs, and how many operations ago it had its last turn.
+    pub fn set_balance_policy(&mut self, balance: Balance, since_balance: u32) {
+        (self.balance, self.since_balance) = (balance, since_balance);
     }
 
     /// Serves a request.

@@ -154,7 +154,7 @@ fn phases_add_up() {
     ];
     // Left to itself, the worker would make a chunk for its stock of empty pages.
     let mut subject = allocator(Generation::Linux514);
-    subject.set_balance_policy(Balance::Manual);
+    subject.set_balance_policy(Balance::Manual, 0);
     let found = figures(&list(&steps, &["fill", "refill"]).unwrap(), &Rewrite::default(), &mut subject);
     let names: Vec<_> = found.phases.iter().map(|phase| &*phase.name).collect();
     assert_eq!(names, ["fill", "refill"]);

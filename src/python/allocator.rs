@@ -389,7 +389,13 @@ impl Allocator {
             Balance::Every(k) => k,
         };
         d.set_item("balance_every", every)?;
+        d.set_item("since_balance", core.since_balance())?;
         Ok(d)
+    }
+
+    /// When the worker runs, and how many operations ago it had its last turn.
+    fn set_balance_policy(&self, py: Python<'_>, every: u32, since: u32) {
+        self.lock(py).set_balance_policy(balance(every), since);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the arguments of the Python function")]
