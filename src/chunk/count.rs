@@ -48,7 +48,7 @@ fn word_sum(start: u32, step: u32, count: u32) -> u64 {
         let shift = WORD_SHIFT - step.trailing_zeros();
         let below = |x: u64| {
             let full = x >> shift;
-            (full * full.saturating_sub(1) / 2 << shift) + full * (x - (full << shift))
+            ((full * full.saturating_sub(1) / 2) << shift) + full * (x - (full << shift))
         };
         let first = u64::from((start & (WORD_BITS - 1)) >> step.trailing_zeros());
         return n * word + below(first + n) - below(first);

@@ -19,7 +19,7 @@ use crate::engine::{ChunkView, Older};
 use crate::error::{ConfigError, StateError};
 use crate::geometry::Geometry;
 use crate::request::{ChunkId, Outcome, Request, Sleep};
-use crate::state::{DiffOptions, State};
+use crate::state::DiffOptions;
 use crate::units::Bytes;
 use crate::variant::Thresholds;
 
