@@ -5,7 +5,7 @@
 //! [`run`] reads bytes as a request for a first chunk. What is refused must be refused with an error that names
 //! a parameter. Of what is built:
 //!
-//! * the layout record is that of [`slow`], which is steps A to E of the specification, word by word;
+//! * the layout record is that of `slow`, which is steps A to E of the specification, word by word;
 //! * every CPU has one unit, units do not overlap, tables and groups agree;
 //! * addresses lead to the CPU that they came from;
 //! * the boot lines, read again, give the record;

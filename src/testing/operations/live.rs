@@ -3,7 +3,7 @@
 //! # Design
 //!
 //! A list of areas, and for each chunk a map that is written bit by bit, with none of the functions
-//! of [`bitmap`](crate::bitmap). Maps are compared where a generation keeps one ([`exact`]); of the
+//! of [`bitmap`](crate::bitmap). Maps are compared where a generation keeps one (`exact`); of the
 //! others areas are asked for one by one.
 
 use crate::allocator::{Allocator, Placement, NULL};
