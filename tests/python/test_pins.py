@@ -85,10 +85,11 @@ def test_a_state(path):
             assert (row["verdict"], row["release_areas"]) == ("boot", None)
         assert row["complete"]
         mine = p.pages[(p.pages.chunk == row["chunk"])]
-        assert mine.nr_areas.tolist() == [
-            sum(page * PAGE < off + size and off < (page + 1) * PAGE for off, size in areas)
-            for page in range(chunk["nr_pages"])
-        ]
+        on = [0] * chunk["nr_pages"]
+        for off, size in areas:
+            for page in pages_of([(off, size)]):
+                on[page] += 1
+        assert mine.nr_areas.tolist() == on
         assert mine.used_bytes.sum() == row["used_bytes"]
         listed = p.areas[(p.areas.chunk == row["chunk"])]
         assert list(zip(listed.off_bytes.tolist(), listed.size_bytes.tolist(), strict=True)) == areas
