@@ -47,6 +47,8 @@ def states(run: Recorded) -> Iterator[tuple[str, Picture]]:
     yield "slots", lambda: plot.plot_slots(half)
     yield "timeline, predicted", run.replay.plot
     yield "timeline, followed", pc.replay(run.trace, mode="follow").plot
+    yield "what keeps chunks, trace and state", pc.pins(run.trace, run.start).plot
+    yield "what keeps chunks, trace", pc.pins(run.trace).plot
     yield "chunks over time, replay", lambda: plot.plot_heatmap(run.replay)
     yield "chunks over time, trace", lambda: plot.plot_heatmap(run.trace)
 
