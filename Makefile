@@ -231,9 +231,9 @@ fuzz:
 OPERATIONS ?= 1000000000
 operations:
 	@mkdir -p build
-	$(EXAMPLE) fuzz -- operations small $(OPERATIONS) build/operations-small.json
-	$(EXAMPLE) fuzz -- operations kernel $$(($(OPERATIONS) / 100)) build/operations-kernel.json
-	$(EXAMPLE) fuzz -- figures build/operations-small.json build/operations-kernel.json > build/operations.txt
+	$(EXAMPLE) fuzz -- operations small $(OPERATIONS) fuzz/runs/small.json
+	$(EXAMPLE) fuzz -- operations kernel $$(($(OPERATIONS) / 100)) fuzz/runs/kernel.json
+	$(EXAMPLE) fuzz -- figures fuzz/runs/small.json fuzz/runs/kernel.json > build/operations.txt
 	$(call fill,docs/trust.md,operations,build/operations.txt)
 
 # Every rule of tests/mutants.toml changed; which test notices. Into docs/trust.md.
