@@ -19,12 +19,12 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "traces": (
         "Traces and captures",
         "Reading, writing, recording, summing up.",
-        ("percpu.trace", "percpu.summary", "percpu.record", "percpu.stats"),
+        ("percpu.trace", "percpu.summary", "percpu.record", "percpu.stats", "percpu.kallsyms"),
     ),
     "replay": (
         "Replays",
         "Predict, follow, rerun.",
-        ("percpu.replay", "percpu.follow", "percpu.costs", "percpu.steps"),
+        ("percpu.replay", "percpu.follow", "percpu.costs", "percpu.steps", "percpu._rules"),
     ),
     "experiments": (
         "Comparisons and sweeps",
@@ -56,8 +56,12 @@ def public_names() -> dict[str, list[str]]:
     import importlib
 
     pages: dict[str, list[str]] = {page: [] for page in PAGES}
+    seen: set[str] = set()
 
     def add(module: ModuleType) -> None:
+        if module.__name__ in seen:
+            return
+        seen.add(module.__name__)
         for name in module.__all__:
             value = getattr(module, name)
             if inspect.ismodule(value):

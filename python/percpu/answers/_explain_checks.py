@@ -145,7 +145,7 @@ def _memory(kib: int, allocator: Allocator) -> Told:
     own = allocator.reserved_chunk
     chunks = [*([own] if own is not None else []), *allocator.chunks.values()]
     units, page = allocator.nr_units, allocator.page_size
-    # The first and the reserved chunk may lie in the same pages, and the kernel counts its static area there too.
+    # The first and the reserved chunk may lie in the same pages, and the kernel counts its static region there too.
     pages = int(allocator.stats().get("nr_populated") or sum(chunk.nr_populated for chunk in chunks))
     granule = allocator.min_alloc_size
     live = sum(int(chunk.alloc_map.sum()) * granule - chunk.start_offset - chunk.end_offset for chunk in chunks)
