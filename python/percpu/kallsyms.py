@@ -81,6 +81,7 @@ def read_kallsyms(source: str | os.PathLike[str]) -> Kallsyms:
     Returns
     -------
     Kallsyms
+        The symbols, ready to be asked.
 
     Raises
     ------

@@ -137,8 +137,10 @@ class PercpuStats:
 
         Parameters
         ----------
-        cpus, pinned_below
-            As of `table`; with `cpus`, bytes are those of all CPUs.
+        cpus : int, optional
+            As of `table`; bytes are then those of all CPUs.
+        pinned_below : float, optional
+            As of `table`.
         top : int, optional
             At most so many chunks: those with the most free bytes.
         ax : matplotlib.axes.Axes, optional
@@ -147,6 +149,7 @@ class PercpuStats:
         Returns
         -------
         matplotlib.axes.Axes
+            The axes.
         """
         from percpu.plot.stats import plot_stats
 
@@ -298,7 +301,9 @@ def compare_stats(
     ----------
     before, after : PercpuStats
         In the order in which they were taken, of one boot.
-    cpus, pinned_below
+    cpus : int, optional
+        As of `PercpuStats.table`.
+    pinned_below : float, optional
         As of `PercpuStats.table`.
 
     Returns
@@ -307,14 +312,14 @@ def compare_stats(
         ``name`` (text), ``before``, ``after`` and ``change`` (int64): the counters of the kernel and the sums of
         `PercpuStats.summary`.
 
-    See Also
-    --------
-    compare_chunks : the chunks that changed.
-
     Raises
     ------
     InvalidRequest
         If the layouts differ, or a counter of a lifetime went back: not the same boot, or the wrong order.
+
+    See Also
+    --------
+    compare_chunks : The chunks that changed.
 
     Examples
     --------
@@ -346,8 +351,12 @@ def compare_chunks(
 
     Parameters
     ----------
-    before, after, cpus, pinned_below
+    before, after : PercpuStats
         As of `compare_stats`.
+    cpus : int, optional
+        As of `PercpuStats.table`.
+    pinned_below : float, optional
+        As of `PercpuStats.table`.
 
     Returns
     -------

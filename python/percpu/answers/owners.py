@@ -215,6 +215,7 @@ class Owners(Result):
         Returns
         -------
         matplotlib.axes.Axes
+            The axes.
         """
         from percpu.plot.owners import plot_owners
 
@@ -273,7 +274,7 @@ def owners(
     Parameters
     ----------
     trace : Trace, path or iterable of Trace
-        n events. Blocks of a capture that is larger than memory (`iter_trace`) may be given one after the other.
+        The capture. Blocks of one that is larger than memory (`iter_trace`) may be given one after the other.
     state : Allocator or path, optional
         The state in which the capture begins: then what was there before is known exactly, though not whose it is.
     by : {"site", "function", "size", "chunk"}, optional
@@ -306,6 +307,7 @@ def owners(
     Returns
     -------
     Owners
+        One row an owner, the largest first; what cannot be seen is in its ``summary``.
 
     Raises
     ------

@@ -67,6 +67,7 @@ def compare_owners(before: Owners, after: Owners) -> OwnersComparison:
     Returns
     -------
     OwnersComparison
+        One row an owner, the largest change first.
 
     Raises
     ------

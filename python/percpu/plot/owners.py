@@ -44,6 +44,7 @@ def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
     """
     plt = _style.pyplot()
     from matplotlib.ticker import FuncFormatter, MaxNLocator

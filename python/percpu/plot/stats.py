@@ -34,6 +34,7 @@ def plot_stats(stats: Any, cpus: int | None = None, pinned_below: float = 0.1, t
     Returns
     -------
     matplotlib.axes.Axes
+        The axes.
     """
     plt = _style.pyplot()
     from matplotlib.ticker import FuncFormatter, MaxNLocator
