@@ -33,6 +33,19 @@ def test_head_pinning_over_releases():
     assert r.nr_failed.tolist() == [0, 0, 0, 0]
 
 
+def test_head_pinning_is_explained_by_counts():
+    kernels = ["4.13", "4.19", "5.4", "6.12"]
+    r = pc.compare(pc.workloads.head_pinning(), kernels=kernels, timing=False, costs="full")
+    refill = {row["kernel"]: row for row in r.phases.rows() if row["phase"] == "refill"}
+    for kernel, row in refill.items():
+        hidden = row["cost_chunks_unseen_with_fit"]
+        # Six chunks with room, on lists of full ones, for nearly every request.
+        assert (hidden > 5 * row["nr_alloc"]) == (kernel in ("5.4", "6.12")), kernel
+        assert (hidden == 0) == (kernel in ("4.13", "4.19")), kernel
+    # In fresh chunks every request makes the chunk's hint anew, in old ones the gaps are in order.
+    assert refill["6.12"]["cost_blocks_visited"] > 20 * refill["4.19"]["cost_blocks_visited"]
+
+
 def test_figures_are_those_of_the_run():
     r = pc.compare(OBJECTS, timing=False)
     assert r.engine.tolist() == ENGINES
