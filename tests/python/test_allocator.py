@@ -243,3 +243,20 @@ def test_every_engine(kernel):
     assert hasattr(chunk, "blocks") == (kernel not in ("2008", "4.13"))
     assert hasattr(chunk, "area_map") == (kernel == "4.13")
     assert a.copy().stats() == a.stats()
+
+
+def test_two_names_of_one_address_are_one_area():
+    layout = pc.FirstChunkLayout.build(
+        static_size=60_000,
+        dyn_size=20 << 10,
+        atom_size=4096,
+        topology=pc.Topology.from_nodes([2]),
+        word_bits=32,
+        kernel="6.12",
+    )
+    a = pc.Allocator(layout)
+    p = a.alloc(8)
+    with pytest.raises(pc.InvalidFree, match=r"ptrs\[1\].*twice"):
+        a.free_many(np.array([p, p + 2**32], dtype=np.uint64))
+    a.verify()
+    a.free(p)
