@@ -112,11 +112,11 @@ TABLE = [
         "file: is no snapshot; a state file is read by from_state",
     ),
     (
-        "pc.Allocator.restore(a.snapshot()[:-1])",
+        "pc.Allocator.restore(a.snapshot()[:1000])",
         "StateError",
-        "file: EOF while parsing an object at line 1 column 10536",
+        "file: has 1000 bytes instead of ",
     ),
-    ('pc.Allocator.restore(a.snapshot() + b"x")', "StateError", "file: trailing characters at line 1 column 10538"),
+    ('pc.Allocator.restore(a.snapshot() + b"x")', "StateError", " bytes instead of "),
     ('pc.Allocator.restore("text")', "StateError", "snapshot must be bytes, not str"),
     ("pc.Allocator.from_state({})", "StateError", "md_fields: is missing"),
     (
