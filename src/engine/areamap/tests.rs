@@ -442,6 +442,10 @@ proptest! {
         // Some of them twice, and what lies nowhere.
         live.insert(live.len() / 2, live[0]);
         live.push(u64::MAX);
+        // Where the worker runs at once, it has nothing to do when a stretch begins.
+        if eager && single.balance_pending() {
+            single.balance();
+        }
         let mut stretches = single.clone();
         let mut at = 0;
         while at < live.len() {
