@@ -153,7 +153,7 @@ def _unseen(s: dict[str, Any], u: dict[str, Any]) -> Iterator[str]:
     if u["source"] == "meminfo":
         yield (
             f"Not seen being allocated: at most {most:,} bytes on each CPU{_on_all(most, s['cpus'])}, "
-            f"{u['share_most']:.1%} of what is live, static areas and empty pages included: by Percpu: of meminfo."
+            f"{u['share_most']:.1%} of what is live, the static region and empty pages included: by Percpu: of meminfo."
         )
         return
     if u["objects_least"] < 0 or most < 0:
