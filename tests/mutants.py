@@ -47,7 +47,7 @@ MODULE = f'''//! Which rule is changed.
 use std::sync::OnceLock;
 
 /// Whether it is this one.
-#[inline]
+#[inline(never)]
 pub fn on(mutant: u32) -> bool {{
     static ON: OnceLock<u32> = OnceLock::new();
     *ON.get_or_init(|| std::env::var("{SWITCH}").ok().and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)) == mutant
@@ -102,7 +102,9 @@ def build() -> dict[str, str]:
     """Build the tests; their binaries by name."""
     command = ["cargo", "test", "--quiet", "--features", "testing", "--no-run", "--message-format=json"]
     targets = [option for name in sorted({name for name, _ in STAGES} - {"lib"}) for option in ("--test", name)]
-    env = {**os.environ, "CARGO_TARGET_DIR": str(WORK / "target")}
+    # Built once, and run often but not for long.
+    quick = {"CARGO_PROFILE_TEST_OPT_LEVEL": "1", "CARGO_PROFILE_TEST_DEBUG": "0"}
+    env = {**os.environ, **quick, "CARGO_TARGET_DIR": str(WORK / "target")}
     done = subprocess.run([*command, "--lib", *targets], cwd=TREE, env=env, capture_output=True, text=True)
     messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0:
