@@ -25,8 +25,6 @@ __all__ = ["Request", "Rule", "of_free", "of_request", "of_worker"]
 
 _LINUX = ("linux-4.14", "linux-5.2", "linux-5.14")
 _RESERVED = _core.RESERVED
-_WANTED = 4  # empty pages that the worker sees to
-_LOW = 2  # below which it is scheduled
 _SHOWN = 4  # chunks, blocks or runs that are named before the rest is counted
 
 
@@ -227,8 +225,17 @@ def _rejections(before: Any, after: Any, seen: list[Look], granule: int) -> Iter
         yield Rule("reject", f"{rest} chunks more are passed over.", {"more": rest})
 
 
+def _threshold(allocator: Any, name: str, of_kernel: int) -> int:
+    """Number at which something is done: that of the kernels, unless the allocator has another."""
+    return allocator.thresholds[name] if allocator.engine in _LINUX else of_kernel
+
+
 def _set_aside(after: Any, one: Look) -> str:
-    if 0 < one.in_slot < 3 and one.why in ("hint", "pad", "blocks", "pages") and one.chunk in after.slots[0]:
+    if (
+        0 < one.in_slot < _threshold(after, "slot_fail_threshold", 0)
+        and one.why in ("hint", "pad", "blocks", "pages")
+        and one.chunk in after.slots[0]
+    ):
         return ", and set aside in slot 0, which is not searched"
     return ""
 
@@ -527,8 +534,9 @@ def _scheduled(before: Any, after: Any, request: Request | None) -> Iterator[Rul
     why = ""
     if request is not None and request.reason == 0:
         empty = after.stats().get("nr_empty_pop_pages")
-        if empty is not None and empty < _LOW:
-            why = f": {empty} empty populated page{'' if empty == 1 else 's'} left, fewer than {_LOW}"
+        low = _threshold(after, "empty_pop_pages_low", 2)
+        if empty is not None and empty < low:
+            why = f": {empty} empty populated page{'' if empty == 1 else 's'} left, fewer than {low}"
     elif request is not None and request.atomic:
         why = ": an atomic request failed"
     yield Rule("worker", f"The balance worker is scheduled{why}.", {})
@@ -546,7 +554,7 @@ def of_worker(before: Any, after: Any) -> list[Rule]:
     rules += [*_pages(before, after), *_moves(before, after)]
     a, b = (state.stats().get("nr_empty_pop_pages") for state in (before, after))
     if a is not None and b is not None and a != b:
-        text = f"Empty populated pages: {a}, now {b}; {_WANTED} are kept ready."
+        text = f"Empty populated pages: {a}, now {b}; {_threshold(after, 'empty_pop_pages_high', 4)} are kept ready."
         rules.append(Rule("worker", text, {"before": a, "after": b}))
     if not rules:
         rules.append(Rule("worker", "It finds nothing to do.", {}))

@@ -316,6 +316,7 @@ class _Run:
         done, truncated = 0, False
         for operation in operations:
             if operation.kind == "balance":
+                self.since = 0
                 self.worker()
                 continue
             if done == most:

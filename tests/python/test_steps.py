@@ -65,6 +65,26 @@ def test_the_end_is_that_of_a_plain_run(kernel, policy):
     assert any(step.kind == "balance" for step in run) == (policy != {"balance": "manual"} and kernel != "2008")
 
 
+@pytest.mark.parametrize("policy", [{"balance": "manual"}, {"every": 3}])
+def test_the_worker_where_the_workload_says_so(policy):
+    kind = [0, 0, 3, 0, 0, 1, 3, 1, 0]
+    w = pc.workloads.steps(kind, [0, 1, 0, 2, 3, 1, 0, 2, 4], [900] * 9, [4] * 9, [0] * 9)
+    start = pc.Allocator(unit_size=32 << 10, nr_units=2, **policy)
+    run = pc.steps(w, start)
+    other = start.copy()
+    w.run(other)
+    assert run.allocator.snapshot() == other.snapshot()
+    assert sum(step.kind == "balance" for step in run) >= 2
+
+
+def test_thresholds_are_those_of_the_allocator():
+    changed = {"empty_pop_pages_low": 5, "empty_pop_pages_high": 7}
+    run = pc.steps(pc.workloads.objects(3, size=24), pc.Allocator(unit_size=64 << 10, nr_units=2, thresholds=changed))
+    text = str(run)
+    assert "fewer than 5." in text
+    assert "7 are kept ready." in text
+
+
 def test_a_recording_is_followed_to_its_end(recordings):
     directory = next(run for run in recordings if (run / "trace.txt.gz").exists())
     trace = pc.read_trace(directory / "trace.txt.gz")[:400]
