@@ -257,11 +257,9 @@ impl Allocator {
 /// The kernel's own where a snapshot does not name them: those of before had no others.
 fn thresholds(own: &Fields<'_>) -> Result<Thresholds, StateError> {
     let mut thresholds = Thresholds::KERNEL;
-    if own.has("thresholds") {
-        let given = own.object("thresholds")?;
-        for (name, _) in Thresholds::KERNEL.named() {
-            thresholds = thresholds.with(name, given.small(name)?).expect("it is a name of one");
-        }
+    let given = own.object("thresholds")?;
+    for (name, _) in Thresholds::KERNEL.named() {
+        thresholds = thresholds.with(name, given.small(name)?).expect("it is a name of one");
     }
     Ok(thresholds)
 }

@@ -73,11 +73,6 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether there is such a field.
-    pub fn has(&self, name: &str) -> bool {
-        self.map.contains_key(name)
-    }
-
     /// Any value.
     pub fn value(&self, name: &str) -> Result<&'a Value, StateError> {
         self.map.get(name).ok_or_else(|| self.bad(name))
