@@ -26,7 +26,7 @@ fn alloc(chunk: &mut Chunk, ctx: &Context, bits: u32, align: u32) -> Option<(u32
 }
 
 fn free(chunk: &mut Chunk, ctx: &Context, off: u32) {
-    chunk.free_area(ctx, off);
+    chunk.free_area(ctx, off, None);
     chunk.nr_alloc -= 1;
     chunk.verify(ctx).unwrap();
 }

@@ -63,10 +63,10 @@ impl Chunk {
         }
     }
 
-    /// Frees the area that starts at bit `off` and returns its length.
+    /// Frees the area that starts at bit `off` and returns its length; `len` if it is known.
     #[inline]
-    pub fn free_area<M: Mode>(&mut self, m: M, off: u32) -> Bits {
-        let end = self.area_end(off);
+    pub fn free_area<M: Mode>(&mut self, m: M, off: u32, len: Option<u32>) -> Bits {
+        let end = len.map_or_else(|| self.area_end(off), |len| off + len);
         self.count_freed(m, off, end);
         bitmap::clear_range(&mut self.alloc_map, off, end);
         self.free_bytes += m.bytes(end - off);

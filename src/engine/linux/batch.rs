@@ -195,7 +195,7 @@ impl Linux {
 
     #[inline(always)]
     fn free_some_by<M: Mode>(&mut self, m: M, areas: &mut [Place], most: u32) -> (u32, usize) {
-        let Place { chunk: id, bit, count: first, .. } = areas[0];
+        let Place { chunk: id, bit, count: first, len, .. } = areas[0];
         let chunk = self.chunk(id).expect("the chunk of a live area");
         // No free inside a block changes this.
         if !M::Tally::FULL && (!m.rules().depopulate || !self.should_reclaim(chunk)) {
@@ -215,7 +215,7 @@ impl Linux {
             }
         }
         areas[0].pass(1);
-        self.free_bit(m, id, bit);
+        self.free_bit(m, id, bit, Some(len));
         (1, usize::from(first == 1))
     }
 }

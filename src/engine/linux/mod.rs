@@ -302,13 +302,13 @@ impl Linux {
     #[inline(always)]
     fn free_at<M: Mode>(&mut self, m: M, id: ChunkId, off: Bytes) -> Result<Bytes, RequestError> {
         let bit = self.find_live_bit(m, id, off)?;
-        Ok(self.free_bit(m, id, bit))
+        Ok(self.free_bit(m, id, bit, None))
     }
 
-    /// Frees the live area at bit `bit`, which must start one.
+    /// Frees the live area at bit `bit`, which must start one; `len` are its bits, if they are known.
     #[inline(always)]
-    fn free_bit<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32) -> Bytes {
-        let size = self.release_area(m, id, bit);
+    fn free_bit<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32, len: Option<u32>) -> Bytes {
+        let size = self.release_area(m, id, bit, len);
         let chunk = self.chunk(id).expect("the chunk exists");
         if chunk.free_bytes() == self.ctx.geometry.unit_size() && !chunk.isolated {
             // Boot chunks too, in the rare case that one serves a whole unit.
@@ -325,12 +325,12 @@ impl Linux {
 
     /// Statistics and maps of a free, without what it may schedule.
     #[inline(always)]
-    fn release_area<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32) -> Bytes {
+    fn release_area<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32, len: Option<u32>) -> Bytes {
         m.tally().enter(id.0);
         self.stats.freed();
         let bits = self.change(m, id, |chunk| {
             chunk.nr_alloc -= 1;
-            chunk.free_area(m, bit)
+            chunk.free_area(m, bit, len)
         });
         Bytes(u64::from(m.bytes(bits.0)))
     }
@@ -444,7 +444,7 @@ impl Linux {
         }
         let areas: Vec<u32> = chunk.areas(&self.ctx).into_iter().map(|(start, _)| start).collect();
         for start in areas {
-            self.release_area(&{ self.ctx }, id, start);
+            self.release_area(&{ self.ctx }, id, start, None);
         }
         while let Some((first, end)) = self.chunk(id).expect("the chunk exists").populated_range(0) {
             self.mark_depopulated(id, first, end);

@@ -197,7 +197,7 @@ impl Linux {
             self.mark_populated(m, chunk, first, end, true);
             return self.populate_from(m, task, chunk, off, end);
         }
-        self.release_area(m, chunk, off.0);
+        self.release_area(m, chunk, off.0, None);
         Progress::Done(self.fail(task, Reason::NoPage))
     }
 
