@@ -302,20 +302,32 @@ impl Allocator {
             let index = twice.expect("one of them starts no live area, or is there twice");
             return Err(BatchError::Element(index, freed_twice(ptrs[index])));
         }
+        let by_hand = self.balance == Balance::Manual;
         let (mut at, mut touched) = (0, 0);
-        while let Some(first) = areas.get(at) {
-            if at >= touched {
-                touched = areas.len().min(at + TOUCHED_AT_ONCE);
-                self.linux_mut().touch(&areas[at..touched]);
-            }
-            if first.count == 0 {
-                at += 1;
-                continue;
-            }
+        while at < areas.len() {
             let most = self.most_at_once();
-            let (count, done) = self.linux_mut().free_some(&mut areas[at..], most);
-            self.operated_many(count);
-            at += done;
+            let linux = self.linux_mut();
+            // As long as nothing schedules the worker, nobody has to be asked.
+            let mut freed = 0;
+            while let Some(first) = areas.get(at) {
+                if at >= touched {
+                    touched = areas.len().min(at + TOUCHED_AT_ONCE);
+                    linux.touch(&areas[at..touched]);
+                }
+                if first.count == 0 {
+                    at += 1;
+                    continue;
+                }
+                let (count, done) = linux.free_some(&mut areas[at..], most);
+                freed += count;
+                at += done;
+                if most == 1 || linux.balance_pending && !by_hand {
+                    break;
+                }
+            }
+            if freed > 0 {
+                self.operated_many(freed);
+            }
         }
         Ok(())
     }

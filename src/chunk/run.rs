@@ -425,8 +425,9 @@ impl Chunk {
                         break;
                     }
                     let mut next_to = (bitmap::next_set_near(alloc_map, edge, next_end) - base) as i32;
-                    if from == 0 && next_to == bits as i32 {
-                        // The last one would free the block.
+                    let frees_block = from == 0 && next_to == bits as i32;
+                    if frees_block {
+                        // By the last one, which is left then.
                         taken -= 1;
                         if taken == 0 {
                             break;
@@ -443,6 +444,9 @@ impl Chunk {
                     if place.count > taken {
                         areas[at].pass(taken);
                     }
+                    if frees_block {
+                        break;
+                    }
                 }
                 if grown {
                     block.update(from, to, m.rules());
@@ -456,7 +460,8 @@ impl Chunk {
         }
         m.tally().count(|costs| costs.words_read += words);
         if count > 0 {
-            if left_free != block.left_free {
+            // The block is not wholly free now; its hint may have said so before.
+            if left_free == bits as i32 {
                 self.note_whole(index);
             }
             self.md.first_free = self.md.first_free.min(lowest as i32);
