@@ -575,6 +575,21 @@ mod tests {
         assert!(PRESETS[0].layout_for(WordSize::Bits64, Build::default()).is_err());
     }
 
+    /// Specification 30 section 5.
+    #[test]
+    fn groups_are_those_of_their_first_member_since_5_12() {
+        for (release, grouping) in [
+            ((5, 10, 0), Grouping::AllMembers),
+            ((5, 11, 0), Grouping::AllMembers),
+            ((5, 11, 22), Grouping::AllMembers),
+            ((5, 12, 0), Grouping::FirstMember),
+            ((6, 12, 0), Grouping::FirstMember),
+        ] {
+            let rules = LayoutRules::of_release(release, WordSize::Bits64, Build::default()).unwrap();
+            assert_eq!(rules.grouping, grouping, "{release:?}");
+        }
+    }
+
     /// Specification 30 section 2.1: early, dynamic reserve of 64 and 32 bits, module reserve; KiB.
     #[test]
     fn constants_by_release_and_word() {
