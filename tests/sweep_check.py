@@ -2,7 +2,7 @@
 
 Run by `make sweep-check`. One thread, two threads, a dask cluster with a worker killed in the middle, and a process
 killed with SIGKILL whose sweep is resumed; every way must give the digest of the first. The speed-up of two threads is
-printed: the best of three runs each, taken in turns.
+printed: the best of seven runs each, taken in turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> int:
     seconds: dict[int, list[float]] = {1: [], 2: []}
     digests = {}
     trace = pc.read_trace(TRACE)
-    for _ in range(3):
+    for _ in range(7):
         for threads, times in seconds.items():
             begin = time.perf_counter()
             result = experiment(trace, threads=threads)
