@@ -378,3 +378,22 @@ def test_cli(capsys, tmp_path, monkeypatch):
     state = RECORDINGS / "reserved-612" / "state-a.json.gz"
     facts = json.loads(run(capsys, line, "--state", state, "--json")[1])
     assert facts["messages"][0]["check"]["nr_chunks"] >= 1
+
+
+def test_cli_keeps_what_came_most_often(capsys, tmp_path):
+    often = "percpu: allocation failed, size=16 align=16 atomic=1, atomic alloc failed, no space left"
+    seldom = "percpu: allocation failed, size=64 align=8 atomic=0, alloc from reserved chunk failed"
+    log = tmp_path / "log.txt"
+    log.write_text("\n".join([seldom, often, often]) + "\n")
+    assert main(["explain", str(log), "--json"]) == 0
+    both = json.loads(capsys.readouterr().out)["messages"]
+    assert len(both) == 2
+    assert main(["explain", str(log), "--top", "1", "-o", str(tmp_path / "out.json")]) == 0
+    (kept,) = json.loads((tmp_path / "out.json").read_text())["messages"]
+    assert kept == next(message for message in both if len(message["lines"]) == 2)
+    assert main(["explain", str(log), "--top", "1", "-o", str(tmp_path / "out.txt")]) == 0
+    assert often in (tmp_path / "out.txt").read_text()
+    assert seldom not in (tmp_path / "out.txt").read_text()
+    assert capsys.readouterr().out == ""
+    assert main(["explain", str(log), "--top", "0"]) == 1
+    assert "--top 0" in capsys.readouterr().err

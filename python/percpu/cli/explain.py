@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from percpu.answers.explain import explain
+from percpu.answers.explain import Explained, explain
 from percpu.cli.arguments import Verbs, add_kernel, byte_size
 from percpu.cli.show import show
 from percpu.errors import InvalidRequest
@@ -26,7 +28,18 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--page-size", type=byte_size, metavar="BYTES", help="of that machine (default: 4K, or that of the state)"
     )
+    parser.add_argument("--top", type=int, metavar="N", help="only the N messages that came most often")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write it there: JSON if FILE ends in .json, else text")
     add_kernel(parser)
+
+
+def _most_often(told: Explained, top: int | None) -> Explained:
+    if top is None:
+        return told
+    if top < 1:
+        raise InvalidRequest(f"--top {top}: must be at least 1", parameter="top")
+    kept = sorted(told.messages, key=lambda message: -len(message.lines))[:top]
+    return replace(told, messages=tuple(message for message in told.messages if message in kept))
 
 
 def _text(words: list[str]) -> str:
@@ -54,5 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
         kernel=arguments.kernel,
         page_size=arguments.page_size,
     )
-    show(arguments, told.to_dict() if arguments.json else str(told))
+    told = _most_often(told, arguments.top)
+    if arguments.output:
+        path = Path(arguments.output)
+        as_json = path.suffix == ".json"
+        path.write_text(json.dumps(told.to_dict(), indent=2) + "\n" if as_json else f"{told}\n")
+    else:
+        show(arguments, told.to_dict() if arguments.json else str(told))
     return 0 if told.messages else 1
