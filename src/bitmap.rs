@@ -272,12 +272,15 @@ pub fn set_periodic(words: &mut [u64], from: u32, len: u32, step: u32, count: u3
     }
 }
 
-/// How many areas of `len` bits, one every `step` bits from `from` on, are there in a row, at most `most`: all their bits are set in
+/// How many areas of `len` bits, one every `step` bits from `from` on, are there in a row, at most `most`: their first bit is set in
 /// `used`, and of their bits and the one behind in `bound` only the two boundaries. The first is one.
 pub fn count_areas(used: &[u64], bound: &[u64], from: u32, len: u32, step: u32, most: u32) -> u32 {
     let end = from + (most - 1) * step + len;
     if step % WORD_BITS == 0 && len % WORD_BITS == 0 {
         let (first, words, shift) = (from / WORD_BITS, len / WORD_BITS, from % WORD_BITS);
+        if step == len && shift == 0 {
+            return count_adjoining(&used[first as usize..], &bound[first as usize..], words as usize, most);
+        }
         let is_area = |at: &u32| {
             let start = (first + at * (step / WORD_BITS)) as usize;
             let [begin, inner @ .., behind] = &bound[start..=start + words as usize] else { return false };
@@ -304,9 +307,29 @@ pub fn count_areas(used: &[u64], bound: &[u64], from: u32, len: u32, step: u32, 
     first.map_or(most, |bit| (bit.max(from + 1) - from - 1) / step)
 }
 
+/// [`count_areas`] of whole words without gaps, from the first word on: where one ends the next begins.
+fn count_adjoining(used: &[u64], bound: &[u64], words: usize, most: u32) -> u32 {
+    let rows = used.chunks_exact(words).zip(bound.chunks_exact(words)).take(most as usize);
+    let begins = |(used, bound): &(&[u64], &[u64])| {
+        used[0] & 1 == 1 && bound[0] == 1 && bound[1..].iter().fold(0, |any, word| any | word) == 0
+    };
+    let count = rows.take_while(begins).count();
+    // The end of the last one may be a boundary or not.
+    (count - usize::from(bound[count * words] & 1 == 0)) as u32
+}
+
 /// How many areas of `len` set bits, one every `step` bits from `from` on, follow one another with nothing but clear bits
-/// between, at most `most`. 0 where that is not easily told.
+/// between, at most `most`. The first is one. 0 where that is not easily told.
 pub fn count_apart(words: &[u64], from: u32, len: u32, step: u32, most: u32) -> u32 {
+    if (from | len | step) % WORD_BITS == 0 {
+        let [from, len, step] = [from, len, step].map(|bits| (bits / WORD_BITS) as usize);
+        let follows = |at: &usize| {
+            let start = from + at * step;
+            let (gap, area) = words[start + len - step..start + len].split_at(step - len);
+            gap.iter().all(|word| *word == 0) && area.iter().all(|word| *word == u64::MAX)
+        };
+        return 1 + (1..most as usize).take_while(follows).count() as u32;
+    }
     if !fits_word(step) {
         return 0;
     }
@@ -641,6 +664,7 @@ mod tests {
                 // Whole words.
                 _ => (64 * (1 + len % 2), 64 * (1 + len % 2 + gap % 2)),
             };
+            let from = if power == 2 && gap % 4 < 2 { from / 64 * 64 } else { from };
             let most = most.min(1500 / step);
             let end = from + (most - 1) * step + len;
             let (mut used, mut bound) = (vec![false; 1700], vec![false; 1700]);

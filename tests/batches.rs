@@ -158,3 +158,53 @@ fn batches_equal_single_calls() {
         }
     });
 }
+
+/// Equal areas that fill blocks, freed in ascending order from the first of a chunk, or from the first behind a few that stay or are
+/// freed before; now and then a stretch in one chunk, then one in another.
+fn run_in_order(seed: u64) {
+    let mut random = Random::new(seed);
+    let mut pair = Pair::random(&mut random);
+    let g = *pair.batch.engine().geometry();
+    for _ in 0..6 {
+        let per_block = 1 << random.below(7);
+        let size = Bytes((g.block_size().0 / per_block).max(g.min_alloc_size().0));
+        let count = 1 + random.below(4 * g.unit_size().0 / size.0).min(3000) as usize;
+        pair.alloc(&vec![Request::new(size, Bytes(size.0.min(g.page_size().0))); count]);
+        pair.live.sort_unstable();
+        if random.one_in(3) {
+            for _ in 0..1 + random.below(3) {
+                if !pair.live.is_empty() {
+                    let at = random.below(pair.live.len() as u64) as usize;
+                    let ptr = pair.live.remove(at);
+                    pair.free(&[ptr]);
+                }
+            }
+        }
+        let kept = if random.one_in(3) { random.below(pair.live.len() as u64 + 1) as usize } else { 0 };
+        let left = pair.live.split_off(kept);
+        let turns = if random.one_in(2) { g.unit_size().0 } else { u64::MAX };
+        let mut chunks: Vec<Vec<u64>> = left.chunk_by(|a, b| a / turns == b / turns).map(<[u64]>::to_vec).collect();
+        while !chunks.is_empty() {
+            let at = random.below(chunks.len() as u64) as usize;
+            let left = &mut chunks[at];
+            let part = if random.one_in(4) { left.len() } else { by_powers(&mut random, 10) as usize };
+            let rest = left.split_off(part.min(left.len()));
+            pair.free(&std::mem::replace(left, rest));
+            chunks.retain(|left| !left.is_empty());
+            if random.one_in(4) {
+                pair.batch.run_balance();
+                pair.single.run_balance();
+            }
+        }
+    }
+}
+
+#[test]
+fn frees_in_order_equal_single_calls() {
+    (1..=200u64).into_par_iter().for_each(|seed| {
+        if let Err(panic) = std::panic::catch_unwind(|| run_in_order(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    });
+}

@@ -135,8 +135,8 @@ pub(super) fn words_of_free<M: Mode>(
     u64::from(words)
 }
 
-/// The same for the first `taken` areas of a place, freed one after the other: the known largest run of the block, which ends at
-/// `edge`, reaches up to each, and with the last one up to bit `to`.
+/// The same for the first `taken` areas of a place, freed one after the other: the known largest run of their block reaches up to
+/// each, and with the last one up to bit `to`. The block ends at `edge`.
 #[inline(always)]
 pub(super) fn words_of_grown<M: Mode>(_: M, nr_bits: u32, edge: u32, place: Place, taken: u32, to: u32) -> u64 {
     if !M::Tally::ON {
@@ -192,6 +192,32 @@ impl Chunk {
         tally.search(Part::BoundMap, off + 1, (end + 1).min(self.nr_bits().0));
         tally.touch(Part::AllocMap, off, end);
         tally.touch(Part::Blocks, off >> m.block_shift(), ((end - 1) >> m.block_shift()) + 1);
+    }
+
+    /// Areas of `len` bits are freed, one after the other, that fill so many full blocks from bit `first` on without gaps, each behind
+    /// the only free run of the chunk.
+    #[inline(always)]
+    pub(super) fn count_freed_blocks<M: Mode>(&self, m: M, first: u32, len: u32, blocks: u32) {
+        if !M::Tally::ON {
+            return;
+        }
+        let (nr_bits, end) = (self.nr_bits().0, first + (blocks << m.block_shift()));
+        let count = (end - first) / len;
+        let wide = |n: u32| u64::from(n);
+        // The boundary behind each; the end of the map has none that is read.
+        let inner = count - 1;
+        let mut words = words_of_stretches((first + 1, len), (first + len + 1, len), inner)
+            + wide(words_of(end - len + 1, (end + 1).min(nr_bits)));
+        // The next set bit, which the area behind begins with, unless it is that of the next block.
+        words += wide(count - blocks);
+        // Of a full block the first area may end where the last hint began: then nothing is looked for.
+        if len < m.block_bits() {
+            let index = (first >> m.block_shift()) as usize;
+            let full = &self.blocks[index..index + blocks as usize];
+            words -= full.iter().filter(|block| block.contig_hint_start == len as i32).count() as u64;
+        }
+        m.tally().count(|costs| costs.words_read += words);
+        self.count_chunk_refreshes(m, first.min(self.md.first_free as u32), blocks);
     }
 
     /// `count` areas of `bits` are taken that fill block `index` from bit `so` of it on, where nothing else of the chunk is free

@@ -26,6 +26,7 @@
 
 use super::{count, Chunk, Mode};
 use crate::bitmap;
+use crate::block::Block;
 use crate::cost::Counter;
 use crate::request::Place;
 
@@ -350,10 +351,69 @@ impl Chunk {
         }
     }
 
+    /// How many blocks the first of the live areas at `place`, up to `most`, fill without gaps behind the only free run of the
+    /// chunk, or in a full one: what [`Chunk::free_blocks`] can free.
+    #[inline(always)]
+    pub fn blocks_behind_run<M: Mode>(&self, m: M, place: Place, most: u32) -> u32 {
+        let bits = m.block_bits();
+        let Place { bit: first, count, len, step, .. } = place;
+        // Boot chunks hide their ends.
+        if step != len || first & (bits - 1) != 0 || bits % len != 0 {
+            return 0;
+        }
+        let (start, contig) = (self.md.contig_hint_start as u32, self.md.contig_hint as u32);
+        let only_run =
+            self.free_bytes == m.bytes(contig) && (contig == 0 || start & (bits - 1) == 0 && start + contig == first);
+        if !only_run || !m.block_is_page() || self.immutable() {
+            return 0;
+        }
+        (count.min(most) * len) >> m.block_shift()
+    }
+
+    /// Frees the first of the live areas at `place`, one after the other: those of so many blocks, as
+    /// [`Chunk::blocks_behind_run`] has found them. Returns how many.
+    ///
+    /// The last area of each leaves its block wholly free. Then the hints of the block are recomputed from nothing, and those of the
+    /// chunk, which come to the one run: what was offered to them before does not matter.
+    #[inline(always)]
+    pub fn free_blocks<M: Mode>(&mut self, m: M, place: Place, blocks: u32) -> u32 {
+        let (bits, rules) = (m.block_bits(), m.rules());
+        let Place { bit: first, len, .. } = place;
+        let index = first >> m.block_shift();
+        let start = if self.md.contig_hint == 0 { first } else { self.md.contig_hint_start as u32 };
+        let (end, count) = (first + blocks * bits, blocks * bits / len);
+        self.count_freed_blocks(m, first, len, blocks);
+        bitmap::clear_range(&mut self.alloc_map, first, end);
+        for block in &mut self.blocks[index as usize..(index + blocks) as usize] {
+            let scan_hint_start = block.scan_hint_start;
+            *block = Block { scan_hint_start, ..Block::free(bits as i32) };
+        }
+        bitmap::set_range(&mut self.whole, index, index + blocks);
+        self.free_bytes += m.bytes(end - first);
+        self.nr_alloc -= count;
+        let md = &mut self.md;
+        md.first_free = md.first_free.min(first as i32);
+        // Stale hints matter at the first block only.
+        for end in [first + bits, end] {
+            md.contig_hint = 0;
+            if rules.scan_hints {
+                md.update(start as i32, end as i32, rules);
+            } else {
+                md.offer_contig(start as i32, (end - start) as i32);
+            }
+        }
+        if rules.exact_empty_pages {
+            self.nr_empty_pop_pages += blocks as i32;
+        } else {
+            self.recount_empty_pages(m);
+        }
+        count
+    }
+
     /// Frees live areas of this chunk, which `areas` begins with, one after the other, as long as each lies in the block of the
-    /// first and leaves that not wholly free; at most `most`. Returns how many, and how many places of `areas` are done; of one that is done in part
-    /// the areas are taken off. Stops before what single calls
-    /// have to do. No page becomes empty, and since 5.2 the slot stays.
+    /// first and leaves that not wholly free; at most `most`. Returns how many, and how many places of `areas` are done; of one
+    /// that is done in part the areas are taken off. Stops before what single calls have to do. No page becomes empty, and since
+    /// 5.2 the slot stays.
     #[inline(always)]
     pub fn free_in_block<M: Mode>(&mut self, m: M, areas: &mut [Place], most: u32) -> (u32, usize) {
         let bits = m.block_bits();
@@ -414,11 +474,11 @@ impl Chunk {
                     let mut taken = 1;
                     if place.count > 1 {
                         // Those whose gaps are free.
-                        taken = place.count.min(most - count);
-                        if place.step > place.len {
+                        let here = (edge - start + place.step - place.len) / place.step;
+                        taken = place.count.min(most - count).min(here);
+                        if place.step > place.len && taken > 1 {
                             taken = bitmap::count_apart(alloc_map, start, place.len, place.step, taken).max(1);
                         }
-                        taken = taken.min((edge - start + place.step - place.len) / place.step);
                     }
                     let mut next_end = start + taken.saturating_sub(1) * place.step + place.len;
                     if taken == 0 || next_end > edge {

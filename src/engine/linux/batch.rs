@@ -4,10 +4,13 @@
 //!
 //! A batch is cut into stretches. Of equal requests in a row one search finds the chunk, and
 //! [`Chunk::alloc_run`](crate::chunk::Chunk::alloc_run) takes as many areas there as are sure to come one after the
-//! other; of frees, [`Chunk::free_in_block`](crate::chunk::Chunk::free_in_block) takes those in one block. What is
-//! between is done one by one. Before that, the areas of a batch of frees are looked up, all of them: equal areas at equal steps are compared with
-//! the maps word by word and make one [`Place`]. Only the last operation of a stretch can schedule the worker, so that the caller, who decides
-//! when it runs, sees every moment at which it could.
+//! other; of frees, [`Chunk::free_in_block`](crate::chunk::Chunk::free_in_block) takes those in one block, and
+//! [`Chunk::free_blocks`](crate::chunk::Chunk::free_blocks) those of whole blocks. What is between is done one by one.
+//! Only the last operation of a stretch can schedule the worker, so that the caller, who decides when it runs, sees every moment
+//! at which it could.
+//!
+//! Before that, the areas of a batch of frees are looked up, all of them: equal areas at equal steps are compared with the maps
+//! word by word and make one [`Place`].
 //!
 //! Source: specification 20 sections 4, 5 and 8.
 
@@ -190,6 +193,14 @@ impl Linux {
     /// last area can have scheduled the worker.
     #[inline]
     pub(crate) fn free_some(&mut self, areas: &mut [Place], most: u32) -> (u32, usize) {
+        let place = areas[0];
+        if place.step == place.len {
+            let count = with_meter!(self, m => self.free_blocks(m, place, most));
+            if count > 0 {
+                areas[0].pass(count);
+                return (count, usize::from(count == place.count));
+            }
+        }
         with_meter!(self, m => self.free_some_by(m, areas, most))
     }
 
@@ -217,6 +228,24 @@ impl Linux {
         areas[0].pass(1);
         self.free_bit(m, id, bit, Some(len));
         (1, usize::from(first == 1))
+    }
+
+    /// Frees areas at `place`, up to `most`, that fill blocks behind the only free run of their chunk, and no more than the worker is
+    /// scheduled by; returns how many. 0 if there is none.
+    #[inline(never)]
+    fn free_blocks<M: Mode>(&mut self, m: M, place: Place, most: u32) -> u32 {
+        let chunk = self.chunk(place.chunk).expect("the chunk of a live area");
+        let mut blocks = chunk.blocks_behind_run(m, place, most);
+        if blocks > 0 && m.rules().depopulate {
+            blocks = blocks.min(self.pages_to_reclaim(chunk));
+        }
+        if blocks == 0 || M::Tally::FULL {
+            return 0;
+        }
+        let count = self.change(m, place.chunk, |chunk| chunk.free_blocks(m, place, blocks));
+        self.stats.freed_many(u64::from(count));
+        self.look_at_freed(m, place.chunk);
+        count
     }
 }
 

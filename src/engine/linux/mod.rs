@@ -309,6 +309,13 @@ impl Linux {
     #[inline(always)]
     fn free_bit<M: Mode>(&mut self, m: M, id: ChunkId, bit: u32, len: Option<u32>) -> Bytes {
         let size = self.release_area(m, id, bit, len);
+        self.look_at_freed(m, id);
+        size
+    }
+
+    /// What the last free of chunk `id` may schedule.
+    #[inline(always)]
+    fn look_at_freed<M: Mode>(&mut self, m: M, id: ChunkId) {
         let chunk = self.chunk(id).expect("the chunk exists");
         if chunk.free_bytes() == self.ctx.geometry.unit_size() && !chunk.isolated {
             // Boot chunks too, in the rare case that one serves a whole unit.
@@ -320,7 +327,6 @@ impl Linux {
             self.isolate(id);
             self.schedule_balance();
         }
-        size
     }
 
     /// Statistics and maps of a free, without what it may schedule.
@@ -343,8 +349,24 @@ impl Linux {
         }
         let own = chunk.nr_empty_pop_pages;
         (chunk.isolated && own > 0)
-            || (self.nr_empty_pop_pages > self.empty_high() + own
-                && own >= (chunk.nr_pages / self.thresholds.reclaim_divisor) as i32)
+            || (self.others_have_enough(own) && own >= (chunk.nr_pages / self.thresholds.reclaim_divisor) as i32)
+    }
+
+    /// Whether the chunks but one, which has so many empty pages, have more than the worker aims at.
+    #[inline(always)]
+    fn others_have_enough(&self, own: i32) -> bool {
+        self.nr_empty_pop_pages > self.empty_high() + own
+    }
+
+    /// How many more empty pages of a chunk make [`Linux::should_reclaim`] true; 0 if any free does.
+    fn pages_to_reclaim(&self, chunk: &Chunk) -> u32 {
+        let own = chunk.nr_empty_pop_pages;
+        match chunk.isolated {
+            _ if self.should_reclaim(chunk) => 0,
+            _ if self.backend.contiguous || !chunk.isolated && !self.others_have_enough(own) => u32::MAX,
+            true => 1,
+            false => (chunk.nr_pages / self.thresholds.reclaim_divisor) - own as u32,
+        }
     }
 
     /// Empty populated pages below which the worker is scheduled.

@@ -506,6 +506,9 @@ impl<'a> Run<'a> {
                 }
                 naive.difference(self.subject.engine())
             }
+            Beside::Batch(other) if other.costs() != self.subject.costs() => {
+                Some(format!("costs: {:?}, in batches {:?}", self.subject.costs(), other.costs()))
+            }
             Beside::Batch(other) | Beside::Resumed(Some(other)) if whole => {
                 difference(self.subject.engine(), other.engine())
             }
