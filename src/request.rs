@@ -54,6 +54,22 @@ impl Place {
         self.count -= count;
     }
 
+    /// First bit of the last area.
+    #[inline]
+    pub fn last(self) -> u32 {
+        self.bit + (self.count - 1) * self.step
+    }
+
+    /// False if for sure no area is in both, which are of one chunk and not empty.
+    pub fn may_share(self, other: &Self) -> bool {
+        if self.last() < other.bit || other.last() < self.bit {
+            return false;
+        }
+        let step = self.step.max(other.step);
+        let equal_steps = self.step == other.step || self.count == 1 || other.count == 1;
+        !equal_steps || step == 0 || self.bit.abs_diff(other.bit) % step == 0
+    }
+
     /// The bits at which the areas start.
     pub fn starts(self) -> impl Iterator<Item = u32> {
         (0..self.count).map(move |at| self.bit + at * self.step)

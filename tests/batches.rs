@@ -1,7 +1,9 @@
 //! A batch leaves exactly what single calls leave: answers, every hint, list order, counters, the worker's turns; and costs as much.
 #![cfg(feature = "testing")]
 
-use percpu::allocator::{Allocator, Balance};
+use std::collections::HashSet;
+
+use percpu::allocator::{Allocator, Balance, BatchError};
 use percpu::backend::Supply;
 use percpu::engine::linux::Linux;
 use percpu::engine::Setup;
@@ -115,7 +117,7 @@ fn random_frees(random: &mut Random, live: &mut Vec<u64>) -> Vec<u64> {
         }
         _ => {}
     }
-    let freed: std::collections::HashSet<u64> = frees.iter().copied().collect();
+    let freed: HashSet<u64> = frees.iter().copied().collect();
     live.retain(|ptr| !freed.contains(ptr));
     frees
 }
@@ -203,6 +205,54 @@ fn run_in_order(seed: u64) {
 fn frees_in_order_equal_single_calls() {
     (1..=200u64).into_par_iter().for_each(|seed| {
         if let Err(panic) = std::panic::catch_unwind(|| run_in_order(seed)) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Orders of which some are few ascending runs, with one area twice somewhere.
+fn run_with_one_twice(seed: u64) {
+    let mut random = Random::new(seed);
+    let mut pair = Pair::random(&mut random);
+    let geometry = *pair.batch.engine().geometry();
+    for _ in 0..3 {
+        pair.alloc(&random_requests(&mut random, &geometry));
+    }
+    for _ in 0..20 {
+        pair.live.sort_unstable();
+        let every = |n: usize| pair.live.iter().copied().step_by(n);
+        let mut frees: Vec<u64> = match random.below(4) {
+            0 => random_frees(&mut random, &mut pair.live.clone()),
+            1 => every(2).skip(random.below(9) as usize).chain(every(3)).collect(),
+            _ => {
+                let runs = 1 + random.below(5) as usize;
+                let some = random.below(pair.live.len() as u64 + 1) as usize;
+                (0..runs).flat_map(|run| pair.live.iter().skip(run).step_by(runs)).copied().take(some).collect()
+            }
+        };
+        let mut seen = HashSet::new();
+        if !frees.is_empty() && frees.iter().all(|ptr| seen.insert(*ptr)) {
+            let twice = frees[random.below(frees.len() as u64) as usize];
+            frees.insert(random.below(frees.len() as u64 + 1) as usize, twice);
+        }
+        seen.clear();
+        let Some(second) = frees.iter().position(|ptr| !seen.insert(*ptr)) else { continue };
+        match pair.batch.free_many(&frees, None, &mut || true) {
+            Err(BatchError::Element(index, error)) => {
+                assert_eq!(index, second, "{frees:x?}");
+                assert!(error.to_string().contains("twice"), "{error}");
+            }
+            other => panic!("{other:?} for {frees:x?}, of which {second} is there twice"),
+        }
+        pair.compare("a batch that was refused");
+    }
+}
+
+#[test]
+fn an_area_twice_is_refused_in_any_order() {
+    (1..=100u64).into_par_iter().for_each(|seed| {
+        if let Err(panic) = std::panic::catch_unwind(|| run_with_one_twice(seed)) {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
         }

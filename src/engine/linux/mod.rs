@@ -26,6 +26,7 @@
 mod balance;
 mod batch;
 pub(super) mod lookup;
+mod places;
 mod request;
 #[cfg(test)]
 mod tests;
