@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import mmap
 import os
 import platform
 import re
@@ -143,6 +144,12 @@ print((resident() - before) / n)
 """
 
 
+def copy_to_new(data: bytes) -> None:
+    """Copy bytes to pages that the system has yet to find: what a restored allocator needs at least."""
+    with mmap.mmap(-1, len(data)) as new:
+        new[:] = data
+
+
 def memory(repeat: int) -> Iterator[Row]:
     """Measure metadata, in a process of its own, and the bandwidth of snapshots."""
     for kernel in ("4.13", "6.12"):
@@ -157,7 +164,9 @@ def memory(repeat: int) -> Iterator[Row]:
         restored = min(seconds(lambda data=data: pc.Allocator.restore(data)) for _ in range(repeat + 4))
         raw = np.frombuffer(data, dtype=np.uint8)
         copied = min(seconds(raw.copy) for _ in range(repeat + 4))
-        for metric, took in (("snapshot", taken), ("restore", restored), ("copying as many bytes", copied)):
+        fresh = min(seconds(lambda data=data: copy_to_new(data)) for _ in range(repeat + 4))
+        copies = (("copying as many bytes", copied), ("copying them to new memory", fresh))
+        for metric, took in (("snapshot", taken), ("restore", restored), *copies):
             yield row("memory", kernel, f"snapshot of {len(data)} bytes", metric, len(data) / took / 1e9, "GB/s")
 
 

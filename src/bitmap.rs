@@ -429,6 +429,10 @@ fn has_run_in(word_at: impl Fn(usize) -> u64, from: u32, to: u32, len: u32) -> b
         if index == last {
             word &= mask_below(to);
         }
+        if word == 0 {
+            run = 0;
+            continue;
+        }
         if word == u64::MAX {
             run += WORD_BITS;
             if run >= len {
@@ -475,20 +479,11 @@ pub fn count_set(words: &[u64], from: u32, to: u32) -> u32 {
     if from >= to {
         return 0;
     }
-    let first = (from / WORD_BITS) as usize;
-    let last = ((to - 1) / WORD_BITS) as usize;
-    let mut count = 0;
-    for (index, word) in words.iter().enumerate().take(last + 1).skip(first) {
-        let mut word = *word;
-        if index == first {
-            word &= mask_from(from);
-        }
-        if index == last {
-            word &= mask_below(to);
-        }
-        count += word.count_ones();
-    }
-    count
+    let (first, last) = ((from / WORD_BITS) as usize, ((to - 1) / WORD_BITS) as usize);
+    let outside = words[first] & !mask_from(from);
+    let behind = words[last] & !mask_below(to);
+    let count: u32 = words[first..=last].iter().map(|word| word.count_ones()).sum();
+    count - outside.count_ones() - behind.count_ones()
 }
 
 /// The maximal runs of clear bits in `from..to`, ascending, as `(start, end)`.
