@@ -57,7 +57,7 @@ class Comparison(Result):
     ``peak_``, ``end_nr_objects``          live objects
     ``peak_``, ``end_nr_chunks``           chunks
     ``peak_``, ``end_requested_bytes``     bytes that live objects were asked with
-    ``peak_``, ``end_handed_out_bytes``    bytes that they take, rounding and gaps included
+    ``peak_``, ``end_handed_out_bytes``    bytes that they take, rounding included, gaps not
     ``peak_``, ``end_populated_bytes``     bytes backed by memory, in the served regions of one unit
     ``peak_``, ``end_memory_bytes``        the same times units
     ``peak_``, ``end_metadata_bytes``      maps and records that grow with the memory (once, not for each unit)

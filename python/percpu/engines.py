@@ -1,8 +1,8 @@
 """Engines written in Python: the protocol, the machine that they are told about, and a judge.
 
-An engine is any object with ``alloc(size, align)`` and ``free(offset)``. It manages offsets into one unit, as the
-kernel's allocator does: whatever it hands out exists once for every CPU. `compare`, `sweep` and ``replay(...,
-mode="rerun")`` take such engines beside the built-in ones, and check every answer.
+An engine is any object with ``alloc(size, align)`` and ``free(offset)``. It manages offsets, of which chunk k has
+those from ``k * unit_size`` on; as in the kernel's allocator, whatever it hands out exists once for every CPU.
+`compare`, `sweep` and ``replay(..., mode="rerun")`` take such engines beside the built-in ones, and check every answer.
 
 Examples
 --------

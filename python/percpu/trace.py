@@ -206,7 +206,7 @@ class Trace(Result):
         Returns
         -------
         Trace
-            The events of those areas, in order.
+            The events of that time, in order.
         """
         top = 2**64 - 1
         first = integer("first_ns", first_ns)
@@ -224,7 +224,7 @@ class Trace(Result):
         Returns
         -------
         Trace
-            Empty if nothing matches.
+            The events of those areas, in order; empty if nothing matches.
 
         Raises
         ------
