@@ -148,7 +148,7 @@ def test_statistics(fake, tmp_path):
     assert capture.unseen == {"nr_alloc": 0, "nr_dealloc": 0}
 
 
-def test_events_that_never_were(fake, tmp_path, monkeypatch):
+def test_events_that_never_were(fake, tmp_path, monkeypatch, capsys):
     """The kernel's counters say that areas were freed of which no event tells."""
     debugfs = tmp_path / "debug"
     debugfs.mkdir()
@@ -165,6 +165,10 @@ def test_events_that_never_were(fake, tmp_path, monkeypatch):
     capture = record(fake, tmp_path / "a.txt", stats=True, debugfs=debugfs)
     # One of the four has an event.
     assert capture.unseen == {"nr_alloc": 0, "nr_dealloc": 3}
+    reads.clear()
+    where = ["--tracefs", str(fake.root), "--debugfs", str(debugfs), "-o", str(tmp_path / "b.txt")]
+    assert main(["record", "--stats", "--seconds", "0.1", *where]) == 0
+    assert "no event for at least 3 areas taken back\n" in capsys.readouterr().err
 
 
 # -- the end, whatever it is -------------------------------------------------------------

@@ -48,10 +48,15 @@ def add(verbs: Verbs) -> None:
         type=_seconds,
         default=0,
         metavar="SECONDS",
-        help="from this time on (default: the begin)",
+        help="from this time on (default: from the first event)",
     )
     parser.add_argument(
-        "--to", dest="end", type=_seconds, default=_TOP, metavar="SECONDS", help="before this time (default: the end)"
+        "--to",
+        dest="end",
+        type=_seconds,
+        default=_TOP,
+        metavar="SECONDS",
+        help="before this time (default: to the last event)",
     )
     parser.add_argument(
         "--call-site", metavar="PATTERN", help="only allocations of these functions (bpf_*), and their frees"

@@ -51,7 +51,13 @@ def add(verbs: Verbs) -> None:
         choices=("auto", "embed", "page", "lpage", "up"),
         help="boot parameter percpu_alloc, or a kernel for one CPU (default: auto, or what the log says)",
     )
-    kernel.add_argument("--dyn-shift", type=int, choices=(10, 12, 13), default=10, help="build option (default: 10)")
+    kernel.add_argument(
+        "--dyn-shift",
+        type=int,
+        choices=(10, 12, 13),
+        default=10,
+        help="PERCPU_DYNAMIC_SIZE_SHIFT: 12 with randomised kmalloc caches, 13 with lockdep as well (default: 10)",
+    )
     parser.set_defaults(usage_error=parser.error)
     output = parser.add_argument_group("output")
     output.add_argument("--explain", action="store_true", help="say why, what it costs, and what would change it")

@@ -18,7 +18,9 @@ from percpu.record import CLOCKS, Signals, bpftrace_program, run_capture
 def add(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add("record", run, "record the percpu:* events of this kernel (needs root)")
-    parser.add_argument("-o", "--out", metavar="FILE", help="text, or compressed if named .gz or .zst; - is stdout")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", help="needed: text, or compressed if named .gz or .zst; - is stdout"
+    )
     parser.add_argument("--seconds", type=float, metavar="N", help="how long (default: until Ctrl-C)")
     parser.add_argument(
         "--clock",
@@ -78,8 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
         cpus = ", ".join(f"cpu {cpu}: {count:,}" for cpu, count in capture.lost_by_cpu.items())
         print(f"percpu: {capture.nr_lost:,} events were lost ({cpus}); a larger --buffer helps", file=sys.stderr)
     if capture.unseen and any(capture.unseen.values()):
-        allocs, frees = capture.unseen["nr_alloc"], capture.unseen["nr_dealloc"]
-        print(f"percpu: no event for at least {allocs:,} areas handed out and {frees:,} taken back", file=sys.stderr)
+        what = (("nr_alloc", "handed out"), ("nr_dealloc", "taken back"))
+        counts = [f"{capture.unseen[name]:,} areas {done}" for name, done in what if capture.unseen[name]]
+        print(f"percpu: no event for at least {' and '.join(counts)}", file=sys.stderr)
     if arguments.json:
         facts = dataclasses.asdict(capture)
         # Where standard output is the capture itself, everything else goes to standard error.

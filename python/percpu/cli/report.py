@@ -20,7 +20,9 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--state", metavar="FILE", help="state file at the start of the trace: everything is predicted")
     parser.add_argument("--stats", metavar="FILE", help="without a state: percpu_stats from right before the trace")
     parser.add_argument("--stats-end", metavar="FILE", help="without a state: percpu_stats from right after it")
-    parser.add_argument("--unit-size", type=byte_size, metavar="BYTES", help="without a state: of a chunk, as 1M")
+    parser.add_argument(
+        "--unit-size", type=byte_size, metavar="BYTES", help="without a state: one CPU's share of a chunk, as 1M"
+    )
     parser.add_argument(
         "--steps",
         type=int,

@@ -18,8 +18,15 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add("steps", run, text)
     add_source(parser)
     parser.add_argument("--state", metavar="FILE", help="state file at the start of the trace")
-    parser.add_argument("--unit-size", type=byte_size, metavar="BYTES", help="without a state: an empty one, as 32K")
-    parser.add_argument("--nr-units", type=int, default=1, metavar="N", help="units of it (default: %(default)s)")
+    parser.add_argument(
+        "--unit-size",
+        type=byte_size,
+        metavar="BYTES",
+        help="without a state: begin with an empty allocator, whose units have so many bytes, as 32K",
+    )
+    parser.add_argument(
+        "--nr-units", type=int, default=1, metavar="N", help="without a state: units of a chunk (default: %(default)s)"
+    )
     parser.add_argument(
         "--first", type=int, default=0, metavar="EVENT", help="begin at this event (default: %(default)s)"
     )
