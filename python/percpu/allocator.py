@@ -408,7 +408,8 @@ class Allocator(_core.Calls):
 
     Notes
     -----
-    After any exception the allocator is as it was before the call. Calls from several threads are serialised.
+    After any exception but `AllocError` the allocator is as it was before the call; a request that fails leaves behind
+    what it does in the kernel. Calls from several threads are serialised.
     Rules: specification sections 10 to 13, 20 and 21; see docs/fidelity.md for what was proven.
 
     Examples

@@ -2,7 +2,8 @@
 
 Every one derives from `PercpuError` and from the built-in exception that fits, so that
 ``except ValueError`` or ``except MemoryError`` work as well. All keep their values as attributes,
-and pickle with them. After any of them the allocator is as it was before the call.
+and pickle with them. After any of them the allocator is as it was before the call, but for `AllocError`: a request
+that fails leaves behind what it does in the kernel, such as a scheduled worker or a new chunk.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class PercpuError(Exception):
 
 class AllocError(PercpuError, MemoryError):
     """A request that the kernel would have answered with a null pointer.
+
+    What it leaves behind is what it does in the kernel: ``docs/how-to/faults.md``, and ``O4-failure-unchanged`` of
+    ``docs/design.md``.
 
     Parameters
     ----------
@@ -154,6 +158,8 @@ class LayoutError(PercpuError, ValueError):
         The text.
     log : tuple of str
         What the kernel prints before it gives up.
+    **more
+        Of a boot log that shows too little ``missing``: what would be needed.
     """
 
     def __init__(self, message: str = "", *, log: tuple[str, ...] = (), **more: Any) -> None:
@@ -237,14 +243,15 @@ class StaleChunk(PercpuError, LookupError):
 
 
 class VerifyError(PercpuError, AssertionError):
-    """An invariant that does not hold: a bug of the package, or a damaged state.
+    """An invariant that does not hold: a bug of the package, a damaged state, or an illegal answer of an own engine.
 
     Parameters
     ----------
     message : str
         Where it is broken, and both values.
     invariant : str
-        Its name, as listed in ``docs/design.md``, for example ``C1-free-bytes``.
+        Its name, as listed in ``docs/design.md``, for example ``C1-free-bytes``; ``legal-answer`` of an engine in
+        Python (`percpu.engines`).
     """
 
     def __init__(self, message: str = "", *, invariant: str = "", **more: Any) -> None:

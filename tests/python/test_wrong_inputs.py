@@ -17,10 +17,11 @@ PAGE = ROOT / "docs" / "wrong-inputs.md"
 
 HEAD = """# Wrong calls and files
 
-What each of these raises, and what it says. Nothing is changed by any of them; a test makes every call, and writes
-this page (`tests/python/test_wrong_inputs.py`). Here `a` is an allocator with live pointers `p[0]`, `p[1]`, `p[3]`
-and a freed one, `p[2]`; `layout` and `trace` are what their names say; `tmp` is a directory with a binary file, an
-empty one, half of a compressed one, and a trace with a damaged line.
+What each of these raises, and what it says. Nothing is changed by any of them, unless a request fails as it would
+in the kernel (`AllocError`); a test makes every call, and writes this page (`tests/python/test_wrong_inputs.py`). Here
+`a` is an allocator with live pointers `p[0]`, `p[1]`, `p[3]` and a freed one, `p[2]`; `layout` and `trace` are what
+their names say; `tmp` is a directory with a binary file, an empty one, half of a compressed one, and a trace with a
+damaged line.
 
 | call | exception | text |
 |---|---|---|
