@@ -36,6 +36,15 @@ def test_layout(capsys):
     assert facts["nr_holes"] == 4
 
 
+@pytest.mark.filterwarnings("default:kernel 6.18")
+def test_warnings_are_lines_of_the_command(capsys, monkeypatch):
+    monkeypatch.setattr("percpu._checks._warned", set())
+    code, _, complaint = run(capsys, "layout", "--nodes", "4", "--static-size", "200000", "--kernel", "6.18")
+    assert code == 0
+    assert complaint.startswith("percpu: kernel 6.18 is linux-5.14 with constants not compared with a real kernel")
+    assert len(complaint.splitlines()) == 1
+
+
 def test_replay_and_states(capsys, recordings, tmp_path):
     path = recordings[0]
     trace = next(path / name for name in ("trace-ext.txt.gz", "trace.txt.gz") if (path / name).exists())

@@ -10,7 +10,9 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import percpu
 from percpu.cli import (
@@ -70,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _say(message: Warning | str, *_: Any) -> None:
+    """Print a warning without the line of the source that gave it."""
+    print(f"percpu: {message}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -85,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say  # type: ignore[assignment]
+            code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
