@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["Result"]
 
 _HTML_ROWS = 10
-_UNITS = {"bytes": "bytes", "bits": "bits", "pages": "pages", "ns": "ns", "seconds": "s"}
+_UNITS = {"bytes": "bytes", "bits": "bits", "pages": "pages", "ns": "ns", "seconds": "s", "percent": "%"}
 
 
 def _import(name: str, extra: str) -> Any:
@@ -38,12 +38,12 @@ def unit_of(name: str) -> str:
     Returns
     -------
     str
-        ``bytes``, ``bits``, ``pages``, ``ns``, ``s`` or ``1`` for counts and everything else.
+        ``bytes``, ``bits``, ``pages``, ``ns``, ``s``, ``%``, or ``1`` for counts and everything else.
 
     Examples
     --------
-    >>> unit_of("live_bytes"), unit_of("nr_alloc")
-    ('bytes', '1')
+    >>> unit_of("live_bytes"), unit_of("waste_percent"), unit_of("nr_alloc")
+    ('bytes', '%', '1')
     """
     return _UNITS.get(name.rpartition("_")[2], "1")
 
@@ -198,7 +198,7 @@ class Result:
         Returns
         -------
         (n,) bool array
-            (n,) bool: where the column has no value.
+            True where the column has no value.
         """
         if name not in self._columns:
             raise KeyError(name)

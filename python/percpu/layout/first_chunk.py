@@ -664,9 +664,15 @@ def architectures() -> Result:
     Returns
     -------
     Result
-        ``arch``, ``variant``, ``since``, ``until`` : text; releases, the second one excluded, empty if still so.
+        One row an architecture, kind of machine and stretch of releases; text unless noted.
+        ``arch``, ``variant`` : names, as for `FirstChunkLayout.for_machine`.
+        ``since``, ``until`` : first release, and first one for which it is no longer so; empty if it still is.
         ``word_bits`` : int64.
-        ``page_sizes``, ``atom``, ``distances``, ``page_since``, ``automatic`` : text; what ``percpu_alloc=auto`` does.
+        ``page_sizes`` : bytes, separated by blanks; empty if it may have any.
+        ``atom`` : what first-chunk memory comes in multiples of.
+        ``distances`` : what groups CPUs: ``none``, ``same node``, or the ``table`` of distances.
+        ``page_since`` : first release with the page first-chunk allocator; empty without it.
+        ``automatic`` : what ``percpu_alloc=auto`` does.
         ``has_reserved`` : bool, whether the reserve for modules is a region of its own.
 
     Examples
