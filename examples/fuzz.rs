@@ -203,7 +203,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
-    groups.join(" ")
+    groups.join(",")
 }
 
 fn figures(file: &Path) -> Result<(), Failed> {

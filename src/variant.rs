@@ -141,8 +141,8 @@ rules! {
     sideline_failures: [false true true], "20 section 4";
     /// Chunks with many empty pages are isolated and their pages given back.
     depopulate: [false false true], "20 section 8, 21 sections 4 to 6";
-    /// A request is atomic only if it may not reclaim directly; before, also if any flag of an
-    /// ordinary kernel request is missing (no-IO, no-FS).
+    /// A request is atomic only if it may not reclaim directly, as in the stable trees of 6.1 and 6.12; before, and in the first
+    /// releases from 5.14 on, also if any flag of an ordinary kernel request is missing (no-IO, no-FS).
     atomic_by_reclaim: [false false true], "20 section 3, 00 section 4.1";
 }
 
