@@ -10,7 +10,7 @@ import numpy as np
 from percpu import _core
 from percpu._svg import Svg, facts, table
 from percpu.plot import _style
-from percpu.plot._style import human_bytes
+from percpu.plot._style import human_bytes, plural
 from percpu.plot.chunk import _scalar, picture
 from percpu.plot.slots import slot_name
 from percpu.plot.timeline import reduce_timeline
@@ -27,10 +27,6 @@ _STRIPS = 24  # chunks beyond these are only counted
 _GROUPS, _UNITS = 12, 384
 _PARTS = 120  # stretches of a trace, and points of a timeline
 _SAMPLE = 4096  # events that stand for a stretch of a long trace
-
-
-def _plural(n: int, word: str) -> str:
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def _block(title: str, *parts: Any) -> str:
@@ -143,9 +139,9 @@ def chunks_html(chunks: Mapping[int, Chunk]) -> str:
     """Show chunks as strips, by number."""
     numbers = list(chunks)
     found = [chunks[number] for number in numbers[:_STRIPS]]
-    labels = [f"chunk {number} · {_plural(chunks[number].nr_alloc, 'area')}" for number in numbers[:_STRIPS]]
+    labels = [f"chunk {number} · {plural(chunks[number].nr_alloc, 'area')}" for number in numbers[:_STRIPS]]
     more = f"<p>{len(numbers) - _STRIPS:,} chunks more are not drawn</p>" if len(numbers) > _STRIPS else ""
-    return _block(_plural(len(numbers), "chunk"), strips(found, labels) if found else "", more)
+    return _block(plural(len(numbers), "chunk"), strips(found, labels) if found else "", more)
 
 
 def allocator_html(allocator: Allocator) -> str:
@@ -165,7 +161,7 @@ def allocator_html(allocator: Allocator) -> str:
     total = len(allocator.chunks)
     rows: list[tuple[str, Any]] = [
         ("engine", f"{allocator.engine} (kernel {allocator.kernel})"),
-        ("unit", f"{human_bytes(allocator.unit_size)}, {_plural(allocator.nr_units, 'unit')} a chunk"),
+        ("unit", f"{human_bytes(allocator.unit_size)}, {plural(allocator.nr_units, 'unit')} a chunk"),
         ("live areas", stats["nr_cur_alloc"]),
         ("chunks", total),
     ]
@@ -223,11 +219,11 @@ def layout_html(layout: FirstChunkLayout) -> str:
         ("made by", layout.first_chunk),
         ("CPUs", layout.topology.nr_cpus),
         ("unit", human_bytes(layout.unit_size)),
-        ("units", f"{layout.nr_units:,} in {_plural(len(layout.groups), 'group')}, {_plural(layout.nr_holes, 'hole')}"),
+        ("units", f"{layout.nr_units:,} in {plural(len(layout.groups), 'group')}, {plural(layout.nr_holes, 'hole')}"),
         ("first chunk", f"{human_bytes(layout.nr_units * layout.unit_size)} asked for"),
     ]
     hidden = len(layout.groups) - len(groups)
-    more = f"<p>{_plural(hidden, 'group')} more not drawn</p>" if hidden else ""
+    more = f"<p>{plural(hidden, 'group')} more not drawn</p>" if hidden else ""
     return _block("First chunk", facts(rows), svg, more)
 
 
@@ -239,7 +235,7 @@ def space_html(space: VmallocSpace) -> str:
     rows = [
         ("range", f"{start:#x} to {end:#x}"),
         ("search", space.search),
-        ("taken", f"{human_bytes(taken)} in {_plural(len(busy), 'range')}"),
+        ("taken", f"{human_bytes(taken)} in {plural(len(busy), 'range')}"),
         ("given back, not purged", f"{space.lazy_pages:,} pages"),
     ]
     shown = [(f"{a:#x}", f"{b:#x}", human_bytes(b - a), "lazy" if lazy else "") for a, b, lazy in reversed(busy[-10:])]

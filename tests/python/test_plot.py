@@ -31,6 +31,8 @@ def test_every_size(nr_blocks):
     assert ax.get_ylabel() == "block"
     legend = {text.get_text().split()[0] for text in ax.get_legend().get_texts()}
     assert {"areas,", "free", "contig_hint"} <= legend
+    width, height = ax.figure.get_size_inches()
+    assert height <= width
 
 
 def test_neighbours_differ_and_hidden_ends_show():

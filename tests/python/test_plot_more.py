@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -13,12 +14,11 @@ from percpu.plot import _style, heatmap
 from percpu.plot.chunk import _AREA_A, _FREE, _reduce, grid_of
 
 mpl = pytest.importorskip("matplotlib")
+plt = pytest.importorskip("matplotlib.pyplot")
 
 
 @pytest.fixture(autouse=True)
 def _agg():
-    import matplotlib.pyplot as plt
-
     mpl.use("Agg")
     yield
     plt.close("all")
@@ -288,6 +288,70 @@ def test_vmalloc_ranges_are_to_scale(layout):
     assert [bool(box.get_hatch()) for box in ax.patches] == [lazy for _, _, lazy in space.busy]
     assert "address" in ax.get_xlabel()
     drawn(plot.plot_vmalloc(pc.VmallocSpace()))
+
+
+def spans_of_tick_labels(ax):
+    """Left and right ends, in pixels, of the texts below an axis, and those of the figure."""
+    ax.figure.canvas.draw()
+    texts = [label for label in ax.get_xticklabels() if label.get_text()]
+    return [label.get_window_extent() for label in texts], ax.figure.bbox
+
+
+@pytest.mark.parametrize("groups", [[3, 5], [28] * 4, [1] * 16])
+def test_addresses_are_level_apart_and_whole(groups):
+    layout = pc.FirstChunkLayout.build(static_size=185_496, topology=pc.Topology.from_nodes(groups))
+    space = pc.VmallocSpace()
+    bases = [space.alloc(layout).base for _ in range(20)]
+    for base in bases[::3]:
+        space.free(layout, base)
+    space.occupy(0xFFFFC900_00000000, 0xFFFFC900_00400000)
+    for width in (4, 9.5):
+        for draw in (lambda ax: plot.plot_vmalloc(space, ax), lambda ax: plot.plot_address_space(layout, ax)):
+            _, ax = plt.subplots(figsize=(width, 2.4), layout="constrained")
+            boxes, figure = spans_of_tick_labels(draw(ax))
+            assert len(boxes) >= 2
+            assert boxes[0].x0 >= figure.x0
+            assert boxes[-1].x1 <= figure.x1
+            for left, right in itertools.pairwise(boxes):
+                assert left.x1 < right.x0
+                assert left.y0 == pytest.approx(right.y0, abs=2)
+
+
+def test_later_chunks_are_as_many_as_asked_for(layout):
+    ax = drawn(plot.plot_address_space(layout, nr_chunks=3))
+    assert ax.get_title(loc="left").startswith("3 later chunks")
+    assert len({box.get_facecolor() for box in ax.patches}) == 3
+    assert drawn(plot.plot_address_space(layout, nr_chunks=1)).get_title(loc="left").startswith("1 later chunk in")
+    for wrong in (0, 65):
+        with pytest.raises(pc.InvalidRequest, match=f"nr_chunks={wrong}: must be from 1 to 64"):
+            plot.plot_address_space(layout, nr_chunks=wrong)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1.5 * 2**20), (990 << 10, 1180 << 10), (0, 3), (5 << 40, 6 << 40)])
+def test_ticks_of_bytes_are_exact(low, high):
+    _, ax = plt.subplots()
+    ax.set_ylim(low, high)
+    _style.byte_ticks(ax.yaxis, low, high)
+    ax.figure.canvas.draw()
+    sizes = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    for place, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True):
+        number, _, unit = label.get_text().partition(" ")
+        assert float(number.replace(",", "")) * sizes[unit] == place
+
+
+def test_many_bars_stand_beside_each_other():
+    engines = {name: [1, 1000] for name in ("chunks_visited", "words_read")}
+    few = pc.Result({"engine": ["a", "b"], **{f"cost_{name}": values for name, values in engines.items()}})
+    assert [bar.get_width() for bar in drawn(plot.plot_costs(few)).patches] == [1, 1, 1000, 1000]
+    r = pc.compare(pc.workloads.objects(500, size=24), timing=False)
+    ax = drawn(plot.plot_costs(r))
+    left, right = ax.figure.axes[0].child_axes
+    assert ax is left
+    names = [label.get_text() for panel in (left, right) for label in panel.get_yticklabels()]
+    assert len(names) * len(r) == len(left.patches) + len(right.patches) > 36
+    assert left.get_xlim() == right.get_xlim()
+    width, height = ax.figure.get_size_inches()
+    assert height < 1.2 * width
 
 
 # -- all figures -------------------------------------------------------------------------

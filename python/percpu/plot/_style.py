@@ -6,6 +6,7 @@ tell apart; neighbours differ in lightness too, so that a print without colours 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ PAPER = "#F3F4F6"
 OCHRE = "#E69F00"
 SERIES = (AREA_A, CONTIG, SCAN, FIRST_FREE, AREA_B, HIDDEN, OCHRE, "#000000")
 """Colours of lines and bars side by side."""
+_PREFIXES = ("B", "KiB", "MiB", "GiB")
 
 
 def pyplot() -> Any:
@@ -45,11 +47,22 @@ def human_bytes(n: float) -> str:
     >>> human_bytes(4096), human_bytes(1536), human_bytes(100)
     ('4 KiB', '1.5 KiB', '100 B')
     """
-    for unit in ("B", "KiB", "MiB", "GiB"):
+    for unit in _PREFIXES:
         if abs(n) < 1024 or unit == "GiB":
             return f"{n:.4g} {unit}"
         n /= 1024
     raise AssertionError
+
+
+def plural(n: int, word: str) -> str:
+    """Write a number of things.
+
+    Examples
+    --------
+    >>> plural(1, "hole"), plural(2048, "chunk")
+    ('1 hole', '2,048 chunks')
+    """
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def rgb(colour: str) -> tuple[float, float, float]:
@@ -79,19 +92,72 @@ def buckets(n: int, limit: int) -> np.ndarray:
 
 def bare(ax: Any, *, keep: tuple[str, ...] = ("left", "bottom")) -> None:
     """Give axes the look of all figures: no tick marks, only the spines in `keep`, in a light colour."""
-    ax.tick_params(length=0, colors=TEXT, labelsize=9)
+    ax.tick_params(which="both", length=0, colors=TEXT, labelsize=9)
     for side, spine in ax.spines.items():
         spine.set_visible(side in keep)
         spine.set_color(GRID)
 
 
-def byte_ticks(axis: Any, low: float, high: float) -> None:
-    """Put ticks at multiples of a power of two, written with binary prefixes."""
+def byte_ticks(axis: Any, low: float, high: float) -> float:
+    """Put ticks at multiples of a power of two, written exactly with binary prefixes; return their distance."""
     from matplotlib.ticker import MultipleLocator
 
     step = 1.0
     # Where all values are equal, the axis is a tenth of them long.
     while max(high - low, high / 8) / step > 6:
         step *= 2
+    # In a large unit only where its fractions are short: not 1.094 MiB but 1,120 KiB.
+    own = min(int(np.log2(step)) // 10, len(_PREFIXES) - 1)
+    unit, prefix = 1024.0**own, _PREFIXES[own]
+    coarse = own == len(_PREFIXES) - 1 or max(abs(low), abs(high)) < 1024 * unit or step >= 256 * unit
+
+    def text(number: float, _: Any) -> str:
+        if not number:
+            return "0"
+        return human_bytes(number) if coarse else f"{number / unit:,.0f} {prefix}"
+
     axis.set_major_locator(MultipleLocator(step))
-    axis.set_major_formatter(lambda number, _: human_bytes(number))
+    axis.set_major_formatter(text)
+    return step
+
+
+def address_ticks(ax: Any, marks: Sequence[tuple[float, int]], size: float = 9) -> None:
+    """Write addresses below places of an axis: the first, the last, and those between for which there is room.
+
+    Texts stay within the ends of the axis, whose limits have been set. The other places get a small tick.
+    """
+    low, high = ax.get_xlim()
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    # A digit of the figures' sans-serif is two thirds of its size wide; two more keep neighbours apart.
+    digits = max((len(f"{address:x}") for _, address in marks), default=0) + 2
+    width = digits * size * 0.65 / 72 / inches * (high - low)
+
+    def span(place: float) -> tuple[float, str]:
+        if place - width / 2 < low:
+            return place, "left"
+        return (place - width, "right") if place + width / 2 > high else (place - width / 2, "center")
+
+    chosen = list(marks[:1])
+    for mark in marks[1:-1]:
+        if span(chosen[-1][0])[0] + width <= span(mark[0])[0] and span(mark[0])[0] + width <= span(marks[-1][0])[0]:
+            chosen.append(mark)
+    if len(marks) > 1 and span(chosen[-1][0])[0] + width <= span(marks[-1][0])[0]:
+        chosen.append(marks[-1])
+    ax.set_xticks([place for place, _ in marks], minor=True)
+    ax.set_xticks([place for place, _ in chosen], [f"{address:x}" for _, address in chosen])
+    ax.tick_params(axis="x", which="minor", length=3, color=GRID)
+    ax.tick_params(axis="x", which="major", length=5, color=TEXT, labelsize=size, labelcolor=TEXT)
+    for label, (place, _) in zip(ax.get_xticklabels(), chosen, strict=True):
+        label.set_horizontalalignment(span(place)[1])
+
+
+def legend_below(
+    ax: Any, inches: float, handles: Sequence[Any], labels: Sequence[str] | None = None, **how: Any
+) -> Any:
+    """Put a legend so far below an axes, whatever its height is."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below = ax.transAxes + ScaledTranslation(0, -inches, ax.figure.dpi_scale_trans)
+    texts = [handle.get_label() for handle in handles] if labels is None else labels
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below, "borderaxespad": 0}
+    return ax.legend(handles, texts, frameon=False, **place, **how)

@@ -148,8 +148,8 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     rows = -(-nr_bits // row_bits)
 
     if ax is None:
-        height = min(2.2 + 0.19 * max(rows, 6), 13.5)
-        _, ax = plt.subplots(figsize=(10.5, height), layout="constrained")
+        # No taller than wide, so that on a page or a screen the text stays readable.
+        _, ax = plt.subplots(figsize=(9, 2.1 + min(0.19 * max(rows, 6), 6.4)), layout="constrained")
     ax.set_facecolor(_style.PAPER)
     image = _reduce(codes, row_bits, columns, _not_populated(chunk, nr_bits))
     ax.imshow(image, extent=(0, row_bits, rows, 0), aspect="auto", interpolation="nearest", zorder=1)
@@ -184,10 +184,13 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
         ax.vlines(np.arange(1, per_row) * block_bits, 0, rows, color=_style.GRID, linewidth=0.5, zorder=3)
 
     # Hints.
+    told_apart = getattr(chunk, "bound_map", None) is not None
     handles = [
         (Patch(facecolor=_style.AREA_A), Patch(facecolor=_style.AREA_B)),
         Patch(facecolor=_style.POPULATED, edgecolor=_style.GRID, label="free (populated)"),
     ]
+    if told_apart and columns < row_bits:
+        handles.append(Patch(facecolor=_style.SHARED, label="several areas in a cell"))
     if (codes == _HIDDEN).any():
         handles.append(Patch(facecolor=_style.HIDDEN, label="hidden"))
     if not populated.all():
@@ -243,24 +246,22 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     step = next(s for s in (1, 2, 4, 8, 16) if rows / s <= 17)
     ax.set_yticks(np.arange(0, rows, step) + 0.5, [str(r * per_row) for r in range(0, rows, step)])
     ax.set_ylabel("block")
-    ax.tick_params(length=0, colors=_style.TEXT, labelsize=9)
+    ax.tick_params(length=0, colors=_style.TEXT, labelsize=9.5)
     ax.set_xlim(0, row_bits)
     ax.set_ylim(rows, 0)
     for spine in ax.spines.values():
         spine.set_color(_style.GRID)
     ax.set_title(_title(chunk, codes, granule, populated), loc="left", fontsize=11, color=_style.TEXT)
-    ax.legend(
+    _style.legend_below(
+        ax,
+        0.52,
         handles,
-        ["areas, alternating", *(h.get_label() for h in handles[1:])],
+        ["areas, alternating" if told_apart else "runs in use", *(h.get_label() for h in handles[1:])],
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-        loc="upper left",
-        bbox_to_anchor=(0, -0.02 - 0.55 / max(ax.figure.get_figheight(), 1)),
         ncols=3,
-        frameon=False,
-        fontsize=9,
+        fontsize=9.5,
         handlelength=1.6,
-        columnspacing=1.8,
-        borderaxespad=0,
+        columnspacing=1.6,
     )
     return ax
 
@@ -343,7 +344,7 @@ def _row_bars(ax: Any, codes: np.ndarray, chunk: Any, row_bits: int, rows: int, 
     side.set_xlim(0, 1)
     side.set_ylim(rows, 0)
     side.set_yticks([])
-    side.set_xticks([1], ["100 %"], fontsize=8)
+    side.set_xticks([1], ["100 %"], fontsize=9, ha="right")
     side.tick_params(length=0, colors=_style.TEXT)
     side.set_xlabel("used", fontsize=9)
     side.set_facecolor(_style.PAPER)

@@ -18,6 +18,7 @@ _DEFAULT = (
     "peak_metadata_per_object_bytes",
     "end_fragmentation",
 )
+_ACROSS = 3  # panels side by side: more would leave no room for text
 _TITLES = {
     "peak_memory_bytes": "memory at the peak",
     "end_memory_bytes": "memory at the end",
@@ -54,14 +55,17 @@ def plot_comparison(comparison: Any, columns: Sequence[str] | None = None, ax: A
     plt = _style.pyplot()
     names = [str(name) for name in np.asarray(comparison[next(iter(comparison))])]
     shown = [name for name in _DEFAULT if name in comparison] if columns is None else list(columns)
+    across = min(max(len(shown), 1), _ACROSS)
+    down = -(-len(shown) // across) or 1
     if ax is None:
-        size = (2.2 + 2.3 * len(shown), 0.9 + 0.36 * len(names))
+        size = (1.6 + 2.6 * across, (0.75 + 0.32 * len(names)) * down)
         _, ax = plt.subplots(figsize=size, layout="constrained")
     ax.axis("off")
-    width = 1 / max(len(shown), 1)
+    width, height = 1 / across, 1 / down
     panels = []
     for place, column in enumerate(shown):
-        panel = ax.inset_axes((place * width + 0.01, 0.0, width - 0.03, 0.9))
+        line, slot = divmod(place, across)
+        panel = ax.inset_axes((slot * width + 0.01, 1 - (line + 1) * height, width - 0.03, 0.82 * height))
         values = np.where(comparison.missing(column), np.nan, np.asarray(comparison[column], dtype=float))
         rows = np.arange(len(names))
         panel.barh(rows, np.nan_to_num(values), color=_style.AREA_B, height=0.62)
@@ -69,14 +73,14 @@ def plot_comparison(comparison: Any, columns: Sequence[str] | None = None, ax: A
         for row, value in zip(rows, values, strict=True):
             text = "–" if np.isnan(value) else _text(column, value)
             panel.text(
-                max(np.nan_to_num(value), 0) + top * 0.03, row, text, va="center", fontsize=8.5, color=_style.TEXT
+                max(np.nan_to_num(value), 0) + top * 0.03, row, text, va="center", fontsize=10, color=_style.TEXT
             )
-        panel.set_xlim(0, top * 1.55)
+        panel.set_xlim(0, top * 1.6)
         panel.set_xticks([])
-        panel.set_yticks(rows, names if place == 0 else [""] * len(names))
+        panel.set_yticks(rows, names if slot == 0 else [""] * len(names))
         panel.invert_yaxis()
-        panel.set_title(_TITLES.get(column, column.replace("_", " ")), fontsize=9.5, color=_style.TEXT, loc="left")
-        panel.tick_params(length=0, colors=_style.TEXT, labelsize=9.5)
+        panel.set_title(_TITLES.get(column, column.replace("_", " ")), fontsize=10.5, color=_style.TEXT, loc="left")
+        panel.tick_params(length=0, colors=_style.TEXT, labelsize=10)
         for side in ("top", "right", "bottom"):
             panel.spines[side].set_visible(False)
         panel.spines["left"].set_color(_style.GRID)

@@ -14,15 +14,17 @@ from percpu.plot import _style
 __all__ = ["plot_costs"]
 
 _POINTS = 800
+_BARS = 36  # bars beyond these are put beside each other in two halves
 _UNITS = {name: unit for name, unit, *_ in _core.COSTS}
 
 
 def plot_costs(costs: Any, counters: Sequence[str] | None = None, ax: Any = None) -> Any:
     """Draw counted work.
 
-    Totals are bars on a logarithmic axis, a group for each counter; a comparison has a bar for each engine. Counts of
-    single operations (``costs`` of `AllocBatch`, of `Allocator.free_many`) are drawn over the operations instead, a
-    panel a counter: the largest and the mean of each stretch.
+    Totals are bars on a logarithmic axis, a group for each counter; a comparison has a bar for each engine. More than
+    36 bars are put into two panels beside each other. Counts of single operations (``costs`` of `AllocBatch`, of
+    `Allocator.free_many`) are drawn over the operations instead, a panel a counter: the largest and the mean of each
+    stretch.
 
     Parameters
     ----------
@@ -32,12 +34,12 @@ def plot_costs(costs: Any, counters: Sequence[str] | None = None, ax: Any = None
     counters : sequence of str, optional
         Names of `percpu.counters`; those that counted anything by default.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; it is divided for single operations. A new figure by default.
+        Where to draw; it is divided for single operations and for many bars. A new figure by default.
 
     Returns
     -------
     matplotlib.axes.Axes
-        The axes.
+        The axes; the first panel where there are several.
 
     Raises
     ------
@@ -96,10 +98,29 @@ def _label(name: str) -> str:
 
 def _bars(names: list[str], values: dict[str, np.ndarray], ax: Any) -> Any:
     plt = _style.pyplot()
-    height = 0.8 / len(names)
+    each = 0.16 + 0.15 * len(names)
+    halves = 1 if len(names) * len(values) <= _BARS else 2
+    rows = -(-len(values) // halves)
     if ax is None:
-        _, ax = plt.subplots(figsize=(9.5, 1.2 + (0.16 + 0.13 * len(names)) * len(values)), layout="constrained")
+        _, ax = plt.subplots(figsize=(9.5, 1.1 + each * rows), layout="constrained")
+    panels = [ax]
+    if halves == 2:
+        ax.axis("off")
+        panels = [ax.inset_axes((0, 0, 0.42, 1)), ax.inset_axes((0.58, 0, 0.42, 1))]
     top = max(float(np.nanmax(v, initial=0)) for v in values.values())
+    listed = list(values.items())
+    for place, panel in enumerate(panels):
+        _panel(panel, names, dict(listed[place * rows : (place + 1) * rows]), rows, max(top, 1) * 8**halves)
+    if len(names) > 1:
+        handles, labels = panels[0].get_legend_handles_labels()
+        # Over both halves; what belongs to the first panel stays found there.
+        ax.legend(handles, labels, frameon=False, fontsize=9.5, loc="lower right", bbox_to_anchor=(1, 1),
+                  ncols=min(len(names), 6))  # fmt: skip
+    return panels[0]
+
+
+def _panel(ax: Any, names: list[str], values: dict[str, np.ndarray], rows: int, end: float) -> None:
+    height = 0.8 / len(names)
     for place, name in enumerate(names):
         middle = np.arange(len(values)) - 0.4 + (place + 0.5) * height
         widths = [float(v[place]) for v in values.values()]
@@ -107,22 +128,22 @@ def _bars(names: list[str], values: dict[str, np.ndarray], ax: Any) -> Any:
         ax.barh(middle, np.nan_to_num(widths), height=height * 0.9, color=colour, label=name or None)
         for y, width in zip(middle, widths, strict=True):
             text = "not counted" if np.isnan(width) else f"{width:,.0f}"
-            ax.text(max(np.nan_to_num(width), 0.5) * 1.12, y, text, va="center", fontsize=8, color=_style.TEXT)
+            ax.text(max(np.nan_to_num(width), 0.5) * 1.12, y, text, va="center", fontsize=9, color=_style.TEXT)
     ax.set_xscale("log")
-    ax.set_xlim(0.5, max(top, 1) * 8)
+    ax.set_xlim(0.5, end)
     ax.set_yticks(np.arange(len(values)), [_label(name) for name in values])
-    ax.invert_yaxis()
+    ax.set_ylim(rows - 0.5, -0.5)
     ax.set_xlabel("count, logarithmic")
     ax.grid(axis="x", color=_style.GRID, linewidth=0.5)
     ax.set_axisbelow(True)
     _style.bare(ax, keep=("left",))
-    if len(names) > 1:
-        ax.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(names), 6))
-    return ax
+    ax.tick_params(labelsize=9.5)
 
 
 def _course(values: dict[str, np.ndarray], ax: Any) -> Any:
     plt = _style.pyplot()
+    from matplotlib.ticker import StrMethodFormatter
+
     if ax is None:
         _, ax = plt.subplots(figsize=(10, 0.8 + 1.15 * len(values)), layout="constrained")
     ax.axis("off")
@@ -141,13 +162,15 @@ def _course(values: dict[str, np.ndarray], ax: Any) -> Any:
         panel.set_ylim(bottom=0, top=max(float(largest.max()), 1) * 1.1)
         panel.set_xlim(0, max(n - 1, 1))
         panel.set_title(_label(name), loc="left", fontsize=9.5, color=_style.TEXT, pad=3)
-        panel.set_ylabel(_UNITS.get(name, "count"), fontsize=8.5)
+        panel.set_ylabel(_UNITS.get(name, "count"), fontsize=9)
         panel.grid(axis="y", color=_style.GRID, linewidth=0.5)
         _style.bare(panel)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
         if row < len(values) - 1:
             panel.tick_params(labelbottom=False)
         else:
             panel.set_xlabel("operation")
     assert first is not None
-    first.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
+    first.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
     return first

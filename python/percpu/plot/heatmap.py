@@ -265,8 +265,9 @@ def plot_heatmap(what: Any, ax: Any = None, *, stretches: int = 240) -> Any:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value):,}"))
     _style.bare(ax, keep=())
     joined = f", {per_row} a row" if per_row > 1 else ""
-    ax.set_title(f"{len(heat.names):,} chunks{joined} over {int(heat.event[-1]):,} events", loc="left", fontsize=11,
-                 color=_style.TEXT)  # fmt: skip
+    chunks = _style.plural(len(heat.names), "chunk")
+    title = f"{chunks}{joined} over {int(heat.event[-1]):,} events"
+    ax.set_title(title, loc="left", fontsize=11, color=_style.TEXT)
     return ax
 
 

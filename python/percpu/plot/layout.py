@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from percpu.plot import _style
+from percpu.plot._style import human_bytes, plural
 
 __all__ = ["plot_address_space", "plot_layout", "plot_waste"]
 
 _GROUPS = 24  # beyond this many rows the rest is left out
 _ALLOCS = 16  # and beyond this many allocations of a group
 _UNITS = 512  # cells of the whole picture
-_STATIC, _RESERVED, _DYNAMIC, _TAIL = "#5B5F66", "#CC79A7", "#56B4E9", "#FFFFFF"
-_CHUNKS = ("#0072B2", "#E69F00")
+_STATIC, _RESERVED, _DYNAMIC, _TAIL = _style.HIDDEN, _style.FIRST_FREE, _style.AREA_B, _style.FREE
+_CHUNKS = ((_style.AREA_A, "white"), (_style.OCHRE, "black"), (_style.SCAN, "black"), (_style.FIRST_FREE, "black"))
+_MOST_CHUNKS = 64
 
 
 def plot_layout(layout: Any, ax: Any = None, *, address_space: bool = True) -> Any:
@@ -51,7 +53,7 @@ def plot_layout(layout: Any, ax: Any = None, *, address_space: bool = True) -> A
     with_space = ax is None and address_space and layout.first_chunk != "up"
     if ax is None:
         height = 1.7 + 0.42 * len(groups) + (2.3 if with_space else 0)
-        figure = plt.figure(figsize=(11, min(height, 13)), layout="constrained")
+        figure = plt.figure(figsize=(9.5, min(height, 12)), layout="constrained")
         if with_space:
             ax, below = figure.subplots(2, 1, height_ratios=[max(0.42 * len(groups), 1), 1.6])
         else:
@@ -77,7 +79,7 @@ def plot_layout(layout: Any, ax: Any = None, *, address_space: bool = True) -> A
         if len(group.cpu_map) > shown:
             left = shown + gap * (shown // per_alloc)
             more = f" +{len(group.cpu_map) - shown}"
-            ax.text(left, row + 0.5, more, ha="left", va="center", fontsize=8, color=_style.TEXT)
+            ax.text(left, row + 0.5, more, ha="left", va="center", fontsize=9, color=_style.TEXT)
     with plt.rc_context({"hatch.linewidth": 0.7}):
         ax.add_collection(
             PatchCollection(holes, facecolor="white", edgecolor=_style.HATCH, hatch="////", linewidth=0.8)
@@ -89,29 +91,31 @@ def plot_layout(layout: Any, ax: Any = None, *, address_space: bool = True) -> A
     ax.set_xlim(-0.2, shown + gap * (shown // per_alloc) + (1.2 if widest > shown else 0.1))
     ax.set_ylim(len(groups) + 0.05, -0.05)
     labels = [_group_label(layout, index) for index in range(len(groups))]
-    ax.set_yticks(np.arange(len(groups)) + 0.5, labels, fontsize=8)
+    ax.set_yticks(np.arange(len(groups)) + 0.5, labels, fontsize=9)
     ax.set_xticks([])
     for side in ax.spines.values():
         side.set_visible(False)
     ax.tick_params(length=0)
-    left_out = "" if len(layout.groups) <= _GROUPS else f" ({len(layout.groups) - _GROUPS} groups more)"
+    hidden = len(layout.groups) - len(groups)
+    left_out = f" ({plural(hidden, 'group')} more)" if hidden else ""
     ax.set_title(
-        f"{layout.topology.nr_cpus} CPUs, units of {_style.human_bytes(layout.unit_size)}, {per_alloc} in an "
-        f"allocation of {_style.human_bytes(layout.alloc_size)}, {layout.nr_holes} holes{left_out}",
-        fontsize=10,
+        f"{plural(layout.topology.nr_cpus, 'CPU')}, units of {human_bytes(layout.unit_size)}, {per_alloc} in an "
+        f"allocation of {human_bytes(layout.alloc_size)}, {plural(layout.nr_holes, 'hole')}{left_out}",
+        fontsize=11,
         loc="left",
+        color=_style.TEXT,
     )
     handles = [
-        Patch(facecolor=colour, label=f"{name} {_style.human_bytes(size)}")
+        Patch(facecolor=colour, label=f"{name} {human_bytes(size)}")
         for (size, colour), name in zip(sizes, ("static", "reserved", "dynamic"), strict=True)
         if size
     ]
     tail = layout.unit_size - layout.static_size - layout.reserved_size - layout.dyn_size
     if tail:
-        handles.append(Patch(facecolor=_TAIL, edgecolor=_style.TEXT, label=f"given back {_style.human_bytes(tail)}"))
+        handles.append(Patch(facecolor=_TAIL, edgecolor=_style.TEXT, label=f"given back {human_bytes(tail)}"))
     if layout.nr_holes:
         handles.append(Patch(facecolor="white", edgecolor=_style.HATCH, hatch="////", label="hole"))
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.02), ncols=5, fontsize=8, frameon=False)
+    _style.legend_below(ax, 0.05, handles, ncols=5, fontsize=9)
     if with_space:
         plot_address_space(layout, ax=below)
     return ax
@@ -138,7 +142,7 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     nr_chunks : int, optional
-        How many chunks.
+        How many chunks, 1 to 64.
 
     Returns
     -------
@@ -148,11 +152,13 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
     plt = _style.pyplot()
     from matplotlib.patches import Patch, Rectangle
 
+    from percpu._checks import integer
     from percpu.errors import AllocError
     from percpu.layout import VmallocSpace
 
+    nr_chunks = integer("nr_chunks", nr_chunks, 1, _MOST_CHUNKS)
     if ax is None:
-        _, ax = plt.subplots(figsize=(11, 2.2), layout="constrained")
+        _, ax = plt.subplots(figsize=(9.5, 2.2), layout="constrained")
     space = VmallocSpace.for_layout(layout)
     areas: list[tuple[int, int, int, int]] = []
     sizes = layout._core.record()["group_sizes"]
@@ -161,7 +167,7 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
         try:
             base = space.alloc(layout).base
         except AllocError as error:
-            note = f" (chunk {chunk + 1}: {error})"
+            note, nr_chunks = f" (chunk {chunk + 1}: {error})", chunk
             break
         offsets = [group.base_offset for group in layout.groups]
         areas += [(base + o, base + o + s, chunk, g) for g, (o, s) in enumerate(zip(offsets, sizes, strict=True))]
@@ -171,40 +177,40 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
     cut = used / 24
     position, before = 0.0, None
     marks: list[tuple[float, int]] = []
-    labelled = len(areas) <= 24
+    labelled, named = len(areas) <= 24, len(areas) <= 10
     for start, end, chunk, group in areas:
         if before is not None and start > before:
             step = min(start - before, cut)
             if start - before > cut:
                 ax.text(position + step / 2, 0.5, "//", ha="center", va="center", fontsize=9, color=_style.TEXT)
             position += step
-        colour = _CHUNKS[chunk % len(_CHUNKS)]
+        colour, ink = _CHUNKS[chunk % len(_CHUNKS)]
         ax.add_patch(Rectangle((position, 0.2), end - start, 0.6, facecolor=colour, edgecolor="white", linewidth=0.8))
         if labelled:
-            text = f"chunk {chunk + 1}\ngroup {group}" if len(areas) <= 10 else f"{group}"
+            text = f"chunk {chunk + 1}\ngroup {group}" if named else f"{group}"
             middle = position + (end - start) / 2
-            ax.text(middle, 0.5, text, ha="center", va="center", fontsize=8, color="white")
+            ax.text(middle, 0.5, text, ha="center", va="center", fontsize=9, color=ink)
         if before is None or start > before:
             marks.append((position, start))
         position += end - start
         before = end
     if before is not None:
         marks.append((position, before))
-    while len(marks) > 8:
-        marks = marks[::2] if len(marks) % 2 else [*marks[:-1:2], marks[-1]]
     ax.set_xlim(0, max(position, 1))
     ax.set_ylim(0, 1)
     ax.set_yticks([])
-    ax.set_xticks([x for x, _ in marks], [f"{address:x}" for _, address in marks], fontsize=7, rotation=12, ha="right")
-    ax.set_xlabel("address (hexadecimal, bytes)", fontsize=9)
-    for name, side in ax.spines.items():
-        side.set_visible(name == "bottom")
+    ax.set_xlabel("address (hexadecimal, bytes)")
+    _style.bare(ax, keep=("bottom",))
+    _style.address_ticks(ax, marks)
     ax.set_title(
-        f"Two later chunks in address space, groups at the distances of the first{note}", fontsize=10, loc="left"
+        f"{plural(nr_chunks, 'later chunk')} in address space, groups at the distances of the first{note}",
+        fontsize=11,
+        loc="left",
+        color=_style.TEXT,
     )
-    if len(areas) > 10:
-        handles = [Patch(facecolor=_CHUNKS[i % 2], label=f"chunk {i + 1}") for i in range(nr_chunks)]
-        ax.legend(handles=handles, loc="upper right", bbox_to_anchor=(1, 1.12), ncols=2, fontsize=8, frameon=False)
+    if not named:
+        handles = [Patch(facecolor=_CHUNKS[i % len(_CHUNKS)][0], label=f"chunk {i + 1}") for i in range(nr_chunks)]
+        _style.legend_below(ax, 0.6, handles, ncols=8, fontsize=9)
     return ax
 
 
@@ -248,7 +254,7 @@ def plot_waste(result: Any, ax: Any = None, *, x: str = "nr_cpus", y: str = "nr_
     grid = np.full((len(ys), len(xs)), np.nan)
     grid[np.searchsorted(ys, result[y][keep]), np.searchsorted(xs, result[x][keep])] = result[value][keep]
     if ax is None:
-        _, ax = plt.subplots(figsize=(11, 4.6), layout="constrained")
+        _, ax = plt.subplots(figsize=(9.5, 4.2), layout="constrained")
     ax.set_facecolor("#D9DBDE")
     share = value == "waste"
     shown = grid * 100 if share else grid
@@ -260,5 +266,7 @@ def plot_waste(result: Any, ax: Any = None, *, x: str = "nr_cpus", y: str = "nr_
     ax.set_ylabel("nodes" if y == "nr_nodes" else y)
     ax.figure.colorbar(image, ax=ax, label="units that are holes, %" if share else value)
     title = "Waste of the first chunk's rule" if share else value
-    ax.set_title(f"{title}, kernel {result.attrs['kernel']}" + (f" ({', '.join(fixed)})" if fixed else ""), fontsize=10)
+    title += f", kernel {result.attrs['kernel']}" + (f" ({', '.join(fixed)})" if fixed else "")
+    ax.set_title(title, loc="left", fontsize=11, color=_style.TEXT)
+    ax.tick_params(length=0, colors=_style.TEXT, labelsize=9)
     return ax

@@ -47,7 +47,7 @@ def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
         The axes.
     """
     plt = _style.pyplot()
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     course = owners.course(min(top, len(_COLORS)))
     names = list(course._categories["owner"])
@@ -75,11 +75,7 @@ def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
             at, below, top_edge, step="post", facecolor=color, edgecolor=color, linewidth=0.3, label=_short(name)
         )
     peak = max(float(top_edge.max(initial=0)), 1.0)
-    step = 1024.0
-    while peak / step > 6:
-        step *= 2
-    ax.set_yticks(np.arange(0, peak + step, step))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _style.human_bytes(value) if value else "0"))
+    _style.byte_ticks(ax.yaxis, 0, peak)
     ax.set_ylim(0, peak * 1.06)
     if at[-1] > 0:
         ax.set_xlim(0, at[-1])
@@ -87,7 +83,7 @@ def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
     ax.set_ylabel("live bytes per CPU" if cpus is None else f"live bytes, {cpus} CPUs")
     ax.set_xlabel("seconds" if timed else "event")
     if not timed:
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value):,}"))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.grid(axis="y", color=_style.GRID, linewidth=0.5)
     ax.set_axisbelow(True)

@@ -33,7 +33,7 @@ def plot_pins(pins: Any, ax: Any = None, *, top: int = 24) -> Any:
         What it was drawn into.
     """
     plt = _style.pyplot()
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     summary = pins.summary
     cpus, page = summary["cpus"], summary["page_size"]
@@ -65,14 +65,11 @@ def plot_pins(pins: Any, ax: Any = None, *, top: int = 24) -> Any:
     for y, row in zip(at, rows, strict=True):
         ax.text(end * 1.015, y, _note(row), va="center", fontsize=8.5, color=_style.TEXT)
     ax.set_yticks(at, [_name(row) for row in rows])
-    step = 1024.0
-    while end / step > 6:
-        step *= 2
-    ax.set_xticks(np.arange(0, end + step / 2, step))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _style.human_bytes(value) if value else "0"))
+    step = _style.byte_ticks(ax.xaxis, 0, end)
+    ax.set_xticks(np.arange(0, end + 1, step))
     ax.set_xlim(0, end * 1.42)
     ax.set_ylim(-0.7, max(n, 1) - 0.3)
-    ax.set_xlabel(f"memory of {cpus} CPU{'' if cpus == 1 else 's'}")
+    ax.set_xlabel(f"memory of {_style.plural(cpus, 'CPU')}")
     ax.tick_params(length=0, colors=_style.TEXT, labelsize=9)
     ax.grid(axis="x", color=_style.GRID, linewidth=0.5)
     ax.set_axisbelow(True)
@@ -91,7 +88,7 @@ def _name(row: dict[str, Any]) -> str:
 
 def _note(row: dict[str, Any]) -> str:
     number = row["nr_areas"] + (row["unseen_areas"] or 0)
-    count = f"{number:,} area{'' if number == 1 else 's'}"
+    count = _style.plural(number, "area")
     if row["kind"] != "ordinary":
         return f"{count}; stays for ever"
     if row["release_areas"] is None:

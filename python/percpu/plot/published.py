@@ -62,7 +62,7 @@ def plot_bars(result: Any, value: str, *, by: str, within: str, log: bool = True
     groups = list(dict.fromkeys(group for group, _ in heights))
     bars = list(dict.fromkeys(bar for _, bar in heights))
     if ax is None:
-        size = (min(2.4 + 0.42 * len(groups) * len(bars), 13), 4.0)
+        size = (min(2.4 + 0.46 * len(groups) * len(bars), 11), 4.0)
         _, ax = plt.subplots(figsize=size, layout="constrained")
     width = 0.8 / len(bars)
     small = len(groups) * len(bars) > 24
@@ -74,7 +74,7 @@ def plot_bars(result: Any, value: str, *, by: str, within: str, log: bool = True
         if not small:
             for left, height in zip(x, tall, strict=True):
                 text = f"{height:,.0f}" if height >= 10 else f"{height:.3g}"
-                ax.annotate(text, (left, height), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)
+                ax.annotate(text, (left, height), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     positive = [float(np.mean(v)) for v in heights.values() if np.mean(v) > 0]
     if log and positive:
         ax.set_yscale("log")

@@ -126,20 +126,17 @@ def plot_slots(allocator: Any, ax: Any = None) -> Any:
     ax.set_yticks([row + 0.5 for row in range(len(lists))], labels)
     step = 1 if widest <= 12 else 4
     ax.set_xticks([place + 0.5 for place in range(0, widest, step)], [str(place) for place in range(0, widest, step)])
-    ax.set_xlabel("place in the slot, head first (chunks)")
+    ax.set_xlabel("place in the slot, head first (chunks)", loc="left")
     _style.bare(ax, keep=())
     total = sum(len(numbers) for _, numbers in lists)
     where = f" in {len(lists)} of {len(allocator.slots)} slots" if allocator.slots else ""
-    title = f"{total:,} chunk{'' if total == 1 else 's'}{where}"
-    ax.set_title(title, loc="left", fontsize=11, color=_style.TEXT)
+    ax.set_title(_style.plural(total, "chunk") + where, loc="left", fontsize=11, color=_style.TEXT)
     handles = [Patch(facecolor=_style.AREA_B, label="share of its bytes in use")]
     if "boot" in marked:
         handles.append(Patch(facecolor="white", edgecolor=_style.TEXT, linewidth=2.2, label="boot chunk"))
     if "isolated" in marked:
         handles.append(Patch(facecolor="white", edgecolor=_style.CONTIG, linestyle="--", label="isolated"))
-    below = 0.55 / max(ax.figure.get_figheight(), 1)
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.06 - below), ncols=3, frameon=False, fontsize=9,
-              borderaxespad=0)  # fmt: skip
+    _style.legend_below(ax, 0.55, handles, ncols=3, fontsize=9)
     return ax
 
 

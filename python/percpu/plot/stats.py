@@ -37,7 +37,7 @@ def plot_stats(stats: Any, cpus: int | None = None, pinned_below: float = 0.1, t
         The axes.
     """
     plt = _style.pyplot()
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     top = integer("top", top, 1, 10_000)
     table = stats.table(cpus=cpus, pinned_below=pinned_below)
@@ -69,11 +69,8 @@ def plot_stats(stats: Any, cpus: int | None = None, pinned_below: float = 0.1, t
     ax.set_yticks(place, labels)
     ax.invert_yaxis()
     ax.set_xlim(0, width * (1.16 if table.pinned.any() else 1.02))
-    step = 1024.0
-    while width / step > 6:
-        step *= 2
+    step = _style.byte_ticks(ax.xaxis, 0, width)
     ax.set_xticks(np.arange(0, width + 1, step))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _style.human_bytes(value) if value else "0"))
     if n > 40:
         ax.yaxis.set_major_locator(MaxNLocator(20, integer=True))
     ax.set_xlabel("bytes per CPU" if cpus is None else f"bytes, {cpus} CPUs")

@@ -39,7 +39,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
         The upper part.
     """
     plt = _style.pyplot()
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     data = reduce_timeline(getattr(timeline, "timeline", timeline), _POINTS)
     event = np.asarray(data["event"])
@@ -60,11 +60,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     top.step(event, live[1], where="pre", color=_style.AREA_A, linewidth=1.2, label="allocated")
     _band(top, event, live, _style.AREA_A)
     peak = float(max(populated.max(initial=0), live[2].max(initial=0), 1))
-    step = 1024.0
-    while peak / step > 6:
-        step *= 2
-    top.set_yticks(np.arange(0, peak + step, step))
-    top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _style.human_bytes(value) if value else "0"))
+    _style.byte_ticks(top.yaxis, 0, peak)
     top.set_ylim(0, peak * 1.08)
     top.set_ylabel("bytes per CPU")
     top.tick_params(labelbottom=False)
@@ -92,11 +88,12 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     bottom.set_ylim(0, max(chunks.max(initial=1), 1) * 1.25)
     bottom.set_ylabel("count")
     bottom.set_xlabel("event")
-    bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value):,}"))
+    bottom.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     if len(event) > 1:
         bottom.set_xlim(event[0], event[-1])
     for part, ticks in ((middle, 4), (bottom, 2)):
         part.yaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+        part.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     for part in (top, middle, bottom):
         part.grid(axis="y", color=_style.GRID, linewidth=0.5)
         part.set_axisbelow(True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from percpu.plot import _style
-from percpu.plot._style import human_bytes
+from percpu.plot._style import human_bytes, plural
 
 __all__ = ["plot_vmalloc"]
 
@@ -46,7 +46,7 @@ def plot_vmalloc(space: Any, ax: Any = None) -> Any:
     start, end = space.bounds
     shown = busy[-_RANGES:]
     if ax is None:
-        _, ax = plt.subplots(figsize=(11, 2.4), layout="constrained")
+        _, ax = plt.subplots(figsize=(9.5, 2.4), layout="constrained")
     used = sum(last - first for first, last, _ in shown) or 1
     cut = used / 12
     # From address to place: pieces of the axis, each with its first address.
@@ -78,34 +78,25 @@ def plot_vmalloc(space: Any, ax: Any = None) -> Any:
             )
         )
         if len(shown) <= 14:
-            ax.text(position + (last - first) / 2, 0.5, human_bytes(last - first), ha="center", va="center", fontsize=8)
+            ax.text(position + (last - first) / 2, 0.5, human_bytes(last - first), ha="center", va="center", fontsize=9)
         position += last - first
         at = last
     gap(end)
     marks.append((position, end))
-    apart = []
-    for place, address in marks:
-        if not apart or place - apart[-1][0] > position / 9:
-            apart.append((place, address))
-    if marks[-1] not in apart:
-        apart[-1] = marks[-1]
     ax.plot([0, position], [0.2, 0.2], color=_style.GRID, linewidth=0.8, zorder=0)
     ax.set_xlim(0, max(position, 1))
     ax.set_ylim(0, 1)
     ax.set_yticks([])
-    ax.set_xticks(
-        [x for x, _ in apart], [f"{address:x}" for _, address in apart], fontsize=7.5, rotation=12, ha="right"
-    )
     ax.set_xlabel("address (hexadecimal, bytes)")
     _style.bare(ax, keep=("bottom",))
-    ax.tick_params(axis="x", labelsize=7.5, length=3)
+    _style.address_ticks(ax, marks)
     total, lazy_bytes = sum(b - a for a, b, _ in busy), sum(b - a for a, b, lazy in busy if lazy)
-    ranges = f"{len(busy):,} range{'' if len(busy) == 1 else 's'}"
+    ranges = plural(len(busy), "range")
     left_out = "" if len(shown) == len(busy) else f" (the highest {len(shown)} drawn)"
     title = f"{ranges}, {human_bytes(total)} taken, {human_bytes(lazy_bytes)} of it waiting for a purge{left_out}"
     ax.set_title(title, loc="left", fontsize=11, color=_style.TEXT)
     handles = [Patch(facecolor=_style.AREA_B, edgecolor=_style.AREA_A, label="taken")]
     if lazy_bytes:
         handles.append(Patch(facecolor="white", edgecolor=_style.HATCH, hatch="////", label="waiting for a purge"))
-    ax.legend(handles=handles, loc="upper right", bbox_to_anchor=(1, 1.12), ncols=2, frameon=False, fontsize=9)
+    _style.legend_below(ax, 0.6, handles, ncols=2, fontsize=9)
     return ax
