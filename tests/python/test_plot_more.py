@@ -322,8 +322,8 @@ def test_later_chunks_are_as_many_as_asked_for(layout):
     assert ax.get_title(loc="left").startswith("3 later chunks")
     assert len({box.get_facecolor() for box in ax.patches}) == 3
     assert drawn(plot.plot_address_space(layout, nr_chunks=1)).get_title(loc="left").startswith("1 later chunk in")
-    for wrong in (0, 65):
-        with pytest.raises(pc.InvalidRequest, match=f"nr_chunks={wrong}: must be from 1 to 64"):
+    for wrong in (0, 17):
+        with pytest.raises(pc.InvalidRequest, match=f"nr_chunks={wrong}: must be from 1 to 16"):
             plot.plot_address_space(layout, nr_chunks=wrong)
 
 
@@ -352,6 +352,37 @@ def test_many_bars_stand_beside_each_other():
     assert left.get_xlim() == right.get_xlim()
     width, height = ax.figure.get_size_inches()
     assert height < 1.2 * width
+
+
+def test_what_cannot_be_drawn_says_why():
+    w = pc.workloads.objects(10, size=24)
+    compared = pc.compare(w, ["areamap"], timing=False)
+    waste = pc.layout_sweep(nr_cpus=[1, 2], nr_nodes=[1], static_size=185_496)
+    batch = pc.Allocator(unit_size=32 << 10, nr_units=2).alloc_many([], costs=True)
+    result = pc.Result({"a": ["x"], "b": ["k"]})
+    nothing = plot.ChunkHeat(np.array([1]), np.zeros((0, 1)), [], None, False)
+    short = {"event": [1]}
+    for error, match, draw in (
+        (
+            pc.InvalidRequest,
+            "timeline: it has no column live_bytes, nr_chunks",
+            lambda: plot.plot_timeline(short),
+        ),
+        (TypeError, "timeline must be a Replay.* not int", lambda: plot.plot_timeline(3)),
+        (pc.InvalidRequest, "no chunk to draw", lambda: plot.plot_heatmap(nothing)),
+        (pc.InvalidRequest, "x='size': must be one of", lambda: plot.plot_waste(waste, x="size")),
+        (pc.InvalidRequest, "value='status': must be one of", lambda: plot.plot_waste(waste, value="status")),
+        (TypeError, "columns must be a list", lambda: compared.plot("alloc_ns")),
+        (pc.InvalidRequest, "columns: 'engine' holds no numbers", lambda: compared.plot(["engine"])),
+        (TypeError, "costs must be counts.* not int", lambda: plot.plot_costs(3)),
+        (pc.InvalidRequest, "no operation to draw", lambda: plot.plot_costs(batch, ["words_read"])),
+        (pc.InvalidRequest, "value='b': holds no numbers", lambda: plot.plot_bars(result, "b", by="a", within="a")),
+        (pc.InvalidRequest, "value=None: must be one of", lambda: pc.sweep(w, {"request.align": [4]}).plot(None)),
+    ):
+        with pytest.raises(error, match=match):
+            draw()
+    absent = plot.ChunkHeat(np.array([1]), np.array([[np.nan]]), ["0"], None, False)
+    drawn(plot.plot_heatmap(absent))
 
 
 # -- all figures -------------------------------------------------------------------------

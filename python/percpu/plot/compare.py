@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu.errors import InvalidRequest
 from percpu.plot import _style
 
 __all__ = ["plot_comparison"]
@@ -51,10 +52,17 @@ def plot_comparison(comparison: Any, columns: Sequence[str] | None = None, ax: A
     ------
     KeyError
         If there is no such column.
+    InvalidRequest
+        If a column holds no numbers.
     """
     plt = _style.pyplot()
     names = [str(name) for name in np.asarray(comparison[next(iter(comparison))])]
+    if isinstance(columns, str):
+        raise TypeError(f"columns must be a list of names, not the text {columns!r}")
     shown = [name for name in _DEFAULT if name in comparison] if columns is None else list(columns)
+    for column in shown:
+        if comparison[column].dtype.kind not in "biuf":
+            raise InvalidRequest(f"columns: {column!r} holds no numbers", parameter="columns")
     across = min(max(len(shown), 1), _ACROSS)
     down = -(-len(shown) // across) or 1
     if ax is None:

@@ -10,6 +10,7 @@ import numpy as np
 from percpu import _core
 from percpu.errors import InvalidRequest
 from percpu.plot import _style
+from percpu.results import Result
 
 __all__ = ["plot_costs"]
 
@@ -62,6 +63,8 @@ def plot_costs(costs: Any, counters: Sequence[str] | None = None, ax: Any = None
     if isinstance(costs, Mapping):
         values = {name: np.array([value or 0]) for name, value in costs.items()}
         return _bars([""], _chosen(values, counters), ax)
+    if not isinstance(costs, Result):
+        raise TypeError(f"costs must be counts, or something that has them, not {type(costs).__name__}")
     columns = {name.removeprefix("cost_"): costs[name] for name in costs if name.startswith("cost_")}
     if columns:
         first = next(iter(costs))
@@ -148,6 +151,8 @@ def _course(values: dict[str, np.ndarray], ax: Any) -> Any:
         _, ax = plt.subplots(figsize=(10, 0.8 + 1.15 * len(values)), layout="constrained")
     ax.axis("off")
     n = len(next(iter(values.values())))
+    if n == 0:
+        raise InvalidRequest("costs: there is no operation to draw", parameter="costs")
     cuts = _style.buckets(n, _POINTS)
     counts = np.diff(np.append(cuts, n))
     tall = 1 / len(values)

@@ -235,11 +235,18 @@ def plot_heatmap(what: Any, ax: Any = None, *, stretches: int = 240) -> Any:
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    InvalidRequest
+        If there is no event, or no chunk.
     """
     plt = _style.pyplot()
     from matplotlib.ticker import FuncFormatter
 
     heat = what if isinstance(what, ChunkHeat) else chunk_heat(what, stretches)
+    if not heat.bytes.size:
+        raise InvalidRequest("what: there is no chunk to draw", parameter="what")
     values, per_row = join_rows(heat.bytes, _ROWS)
     known = heat.exact and heat.capacity
     shown = values / heat.capacity * 100 if known else values
@@ -256,7 +263,7 @@ def plot_heatmap(what: Any, ax: Any = None, *, stretches: int = 240) -> Any:
         bar.set_label("share of the unit in use, %")
     else:
         bar.set_label("traced live bytes of one CPU")
-        _style.byte_ticks(bar.ax.yaxis, 0, float(np.nanmax(shown)))
+        _style.byte_ticks(bar.ax.yaxis, 0, float(np.fmax.reduce(shown, axis=None, initial=0)))
     step = max(1, -(-rows // 14))
     ax.set_yticks(np.arange(0, rows, step) + 0.5, [heat.names[row * per_row] for row in range(0, rows, step)])
     ax.set_ylabel("chunk" if heat.exact else "chunk (end of its address)")

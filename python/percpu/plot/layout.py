@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu.errors import InvalidRequest
 from percpu.plot import _style
 from percpu.plot._style import human_bytes, plural
 
@@ -16,7 +17,7 @@ _ALLOCS = 16  # and beyond this many allocations of a group
 _UNITS = 512  # cells of the whole picture
 _STATIC, _RESERVED, _DYNAMIC, _TAIL = _style.HIDDEN, _style.FIRST_FREE, _style.AREA_B, _style.FREE
 _CHUNKS = ((_style.AREA_A, "white"), (_style.OCHRE, "black"), (_style.SCAN, "black"), (_style.FIRST_FREE, "black"))
-_MOST_CHUNKS = 64
+_MOST_CHUNKS = 16
 
 
 def plot_layout(layout: Any, ax: Any = None, *, address_space: bool = True) -> Any:
@@ -142,7 +143,7 @@ def plot_address_space(layout: Any, ax: Any = None, *, nr_chunks: int = 2) -> An
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     nr_chunks : int, optional
-        How many chunks, 1 to 64.
+        How many chunks, 1 to 16.
 
     Returns
     -------
@@ -232,7 +233,16 @@ def plot_waste(result: Any, ax: Any = None, *, x: str = "nr_cpus", y: str = "nr_
     -------
     matplotlib.axes.Axes
         The axes.
+
+    Raises
+    ------
+    InvalidRequest
+        If there is no such column, or it holds no numbers.
     """
+    for parameter, name in (("x", x), ("y", y), ("value", value)):
+        numbers = [column for column in result if column != "status" and result[column].dtype.kind in "iuf"]
+        if name not in numbers:
+            raise InvalidRequest(f"{parameter}={name!r}: must be one of {', '.join(numbers)}", parameter=parameter)
     plt = _style.pyplot()
     keep = np.ones(len(result), dtype=bool)
     dims = (

@@ -50,6 +50,8 @@ def plot_bars(result: Any, value: str, *, by: str, within: str, log: bool = True
     for name, given in (("value", value), ("by", by), ("within", within)):
         if given not in result:
             raise InvalidRequest(f"{name}={given!r}: must be one of {', '.join(result)}", parameter=name)
+    if result[value].dtype.kind not in "biuf":
+        raise InvalidRequest(f"value={value!r}: holds no numbers", parameter="value")
     there = ~(result.missing(value) | result.missing(by) | result.missing(within))
     if not there.any():
         raise InvalidRequest(f"value={value!r}: there is nothing to draw", parameter="value")

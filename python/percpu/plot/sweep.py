@@ -49,7 +49,7 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
         ("x", x, sweep.parameters),
         ("by", by, sweep.parameters),
     ):
-        if given is not None and given not in allowed:
+        if (given is not None or name == "value") and given not in allowed:
             raise InvalidRequest(f"{name}={given!r}: must be one of {', '.join(allowed)}", parameter=name)
     rest = [name for name in varying if name not in (x, by)]
     if x is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu.errors import InvalidRequest
 from percpu.plot import _style
 
 __all__ = ["plot_timeline"]
@@ -37,11 +38,23 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     -------
     matplotlib.axes.Axes
         The upper part.
+
+    Raises
+    ------
+    InvalidRequest
+        If a column is missing.
     """
     plt = _style.pyplot()
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    data = reduce_timeline(getattr(timeline, "timeline", timeline), _POINTS)
+    given = getattr(timeline, "timeline", timeline)
+    if not callable(getattr(given, "keys", None)):
+        raise TypeError(f"timeline must be a Replay, Rerun, Follow or Result, not {type(timeline).__name__}")
+    needed = ("populated_pages", "nr_empty_pop_pages") if "populated_pages" in given else ("nr_live", "nr_freed_prior")
+    absent = [name for name in ("event", "live_bytes", "nr_chunks", *needed) if name not in given]
+    if absent:
+        raise InvalidRequest(f"timeline: it has no column {', '.join(absent)}", parameter="timeline")
+    data = reduce_timeline(given, _POINTS)
     event = np.asarray(data["event"])
     on_engine = "populated_pages" in data
     if ax is None:
