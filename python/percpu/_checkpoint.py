@@ -2,13 +2,14 @@
 
 A directory holds ``sweep.json``, which says what sweep it is, and ``part-*.parquet``, a row a point. A part is
 written under another name and renamed, so that it is there whole or not at all: a point is finished once its part is
-there. Many small parts are joined into one now and then; a point that stands in two of them, because the process was
-killed in between, is read once.
+there. Its metadata hold a hash of its rows, so that damage is seen. Every 128 parts the small ones are joined into one;
+a point that stands in two of them, because the process was killed in between, is read once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from percpu.results import _import
 __all__ = ["Checkpoint"]
 
 _JOIN_FROM = 128
-"""Parts that are joined."""
+"""Parts that are joined: those between two multiples of it, into the one that has the next multiple as number."""
 
 
 class Checkpoint:
@@ -41,7 +42,7 @@ class Checkpoint:
     Raises
     ------
     StateError
-        If the directory holds another sweep, or another process is writing there.
+        If the directory holds another sweep or is damaged, or another process is writing there.
     """
 
     def __init__(
@@ -55,18 +56,18 @@ class Checkpoint:
         self._pq = _import("pyarrow.parquet", "analysis")
         self.path = Path(path)
         self._parameters = parameters
-        self._meta = {b"percpu": json.dumps({"hash": hash_, "version": definition["version"]}).encode()}
+        self._meta = {"hash": hash_, "version": definition["version"]}
         self._hash = hash_
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
         try:
             self._compare(definition)
+            for torn in self.path.glob(".part-*"):
+                torn.unlink(missing_ok=True)
         except BaseException:
             self.close()
             raise
-        for torn in self.path.glob(".part-*"):
-            torn.unlink(missing_ok=True)
-        self._next = 1 + max((int(part.stem.partition("-")[2]) for part in self._parts()), default=0)
+        self._next = 1 + max(map(_number, self._parts()), default=0)
 
     def _take_lock(self) -> Any:
         lock = (self.path / "lock").open("w")
@@ -106,7 +107,7 @@ class Checkpoint:
         temporary.replace(file)
 
     def _parts(self) -> list[Path]:
-        return sorted(self.path.glob("part-*.parquet"))
+        return sorted(part for part in self.path.glob("part-*.parquet") if part.stem[5:].isdecimal())
 
     def load(self) -> dict[int, dict[str, Any]]:
         """Read the finished points.
@@ -119,22 +120,29 @@ class Checkpoint:
         rows: dict[int, dict[str, Any]] = {}
         for part in self._parts():
             for row in self._read(part):
-                number = row.pop("point")
-                for name in self._parameters:
-                    row.pop(f"parameter {name}", None)
-                kept = json.loads(row.pop("columns"))
-                rows[number] = {name: row[name] for name in kept}
+                try:
+                    rows[row["point"]] = {name: row[name] for name in json.loads(row["columns"])}
+                except (KeyError, TypeError, ValueError) as error:
+                    raise self._damaged(part, error) from None
         return rows
+
+    def _damaged(self, part: Path, why: object) -> StateError:
+        return StateError(f"{part}: is damaged ({why})", path=str(part))
 
     def _read(self, part: Path) -> list[dict[str, Any]]:
         try:
             table = self._pq.ParquetFile(part).read()
             meta = json.loads((table.schema.metadata or {})[b"percpu"])
-        except (self._pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise StateError(f"{part}: is damaged ({error})", path=str(part)) from None
-        if meta["hash"] != self._hash:
+            of, told, rows = meta["hash"], meta["rows"], table.to_pylist()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (self._pa.ArrowException, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise self._damaged(part, error) from None
+        if of != self._hash:
             raise StateError(f"{part}: is of another sweep", path=str(part))
-        return table.to_pylist()
+        if told != _hash(rows):
+            raise self._damaged(part, "its rows are not those that were written")
+        return rows
 
     def add(self, number: int, row: Mapping[str, Any]) -> None:
         """Write a finished point; when this returns, it is kept.
@@ -156,7 +164,9 @@ class Checkpoint:
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns = {name: [row.get(name) for row in rows] for name in names}
         arrays = {name: self._array(values) for name, values in columns.items()}
-        table = self._pa.table(arrays).replace_schema_metadata(self._meta)
+        table = self._pa.table(arrays)
+        meta = {**self._meta, "rows": _hash(table.to_pylist())}
+        table = table.replace_schema_metadata({b"percpu": json.dumps(meta).encode()})
         part = self.path / f"part-{self._next:08}.parquet"
         temporary = self.path / f".part-{self._next:08}.tmp"
         self._pq.write_table(table, temporary)
@@ -171,8 +181,8 @@ class Checkpoint:
             return self._pa.array([None if value is None else str(value) for value in values])
 
     def _join(self) -> None:
-        """Write all rows into one part, then remove the small ones."""
-        small = self._parts()
+        """Write the rows of the small parts into one, then remove those; the joined ones before stay as they are."""
+        small = [part for part in self._parts() if _number(part) > self._next - _JOIN_FROM]
         self._write_part([row for part in small for row in self._read(part)])
         for part in small:
             part.unlink()
@@ -190,3 +200,13 @@ class Checkpoint:
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self._parts())
+
+
+def _number(part: Path) -> int:
+    return int(part.stem[5:])
+
+
+def _hash(rows: list[dict[str, Any]]) -> str:
+    """Hash of rows; what is missing does not count, for it does not survive Parquet."""
+    there = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    return hashlib.sha256(json.dumps(there, default=repr).encode()).hexdigest()[:32]

@@ -181,7 +181,7 @@ def make_plan(
     columns = list(dict.fromkeys(name for point in settings for name in point))
     merged = [{**fixed, **point} for point in settings]
     definition = {
-        "format": 1,
+        "format": 2,
         "version": percpu.__version__,
         "source": source.hash,
         "what": source.text,

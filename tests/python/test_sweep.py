@@ -356,6 +356,35 @@ def test_small_parts_are_joined(tmp_path):
     assert len(list(tmp_path.glob("part-*"))) < 128
     assert finished(tmp_path) == list(range(300))
     assert pc.sweep(w, grid, checkpoint=tmp_path, geometry=PLAIN) == g
+    # A joined part is not written again with the next ones.
+    import pyarrow.parquet as pq
+
+    joined = [pq.read_metadata(tmp_path / f"part-{number:08}.parquet").num_rows for number in (128, 256)]
+    assert joined == [127, 127]
+
+
+def test_a_damaged_checkpoint_is_never_believed(tmp_path):
+    pytest.importorskip("pyarrow")
+    w, grid = pc.workloads.objects(3), {"workload.size": [1, 2]}
+    g = pc.sweep(w, grid, checkpoint=tmp_path, geometry=PLAIN)
+    part = tmp_path / "part-00000001.parquet"
+    whole = part.read_bytes()
+    rng = np.random.default_rng(4)
+    told = []
+    for turn in range(200):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if turn % 4 == 0 else whole)
+        for place in rng.integers(max(len(damaged), 1), size=2 * (turn % 4 != 0)):
+            damaged[place] ^= 1 << int(rng.integers(8))
+        part.write_bytes(damaged)
+        try:
+            assert pc.sweep(w, grid, checkpoint=tmp_path, geometry=PLAIN) == g
+        except pc.StateError as error:
+            told.append(str(error))
+    assert len(told) > 100
+    assert all("part-00000001.parquet: " in text for text in told)
+    part.write_bytes(whole)
+    (tmp_path / "part-of-something.parquet").write_bytes(b"")
+    assert pc.sweep(w, grid, checkpoint=tmp_path, geometry=PLAIN) == g
 
 
 KILLED = """
