@@ -174,10 +174,10 @@ class Checkpoint:
         self._next += 1
 
     def _array(self, values: list[Any]) -> Any:
-        """Values of one column; words where numbers and words are mixed."""
+        """Values of one column; words where numbers and words are mixed, or numbers have more than 64 bits."""
         try:
             return self._pa.array(values)
-        except (self._pa.ArrowInvalid, self._pa.ArrowTypeError):
+        except (self._pa.ArrowInvalid, self._pa.ArrowTypeError, OverflowError):
             return self._pa.array([None if value is None else str(value) for value in values])
 
     def _join(self) -> None:

@@ -132,7 +132,11 @@ def _values(name: str, values: Any) -> list[Any]:
     """Values of a grid's axis."""
     if isinstance(values, (str, bytes, Mapping)) or callable(values) or not hasattr(values, "__iter__"):
         return [values]
-    listed = [value.item() if isinstance(value, np.generic) else value for value in values]
+    # One more than there may be is enough to say so: an axis may be an endless iterator.
+    few = itertools.islice(values, _MAX_POINTS + 1)
+    listed = [value.item() if isinstance(value, np.generic) else value for value in few]
+    if len(listed) > _MAX_POINTS:
+        raise InvalidRequest(f"parameter {name!r} has more than {_MAX_POINTS} values", parameter=name)
     if not listed:
         raise InvalidRequest(f"parameter {name!r} has no values", parameter=name)
     seen: set[Any] = set()
@@ -143,8 +147,17 @@ def _values(name: str, values: Any) -> list[Any]:
     return listed
 
 
-def _sampled(distribution: Any, u: np.ndarray) -> list[Any]:
-    values = [value.item() if isinstance(value, np.generic) else value for value in distribution.ppf(u)]
+def _sampled(name: str, distribution: Any, u: np.ndarray) -> list[Any]:
+    given = distribution.ppf(u)
+    try:
+        values = [value.item() if isinstance(value, np.generic) else value for value in given]
+    except TypeError:
+        values = []
+    if len(values) != len(u):
+        raise InvalidRequest(f"parameter {name!r}: ppf() of {len(u)} numbers must give as many values", parameter=name)
+    for value in values:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequest(f"parameter {name!r}: ppf() returned {value}", parameter=name)
     # Every number that can be set is a whole one.
     return [round(value) if isinstance(value, float) else value for value in values]
 
@@ -219,7 +232,8 @@ def _grid(
     assert samples is not None
     cube = latin_hypercube(samples, len(distributions), seed)
     columns = {
-        name: _sampled(distribution, cube[:, place]) for place, (name, distribution) in enumerate(distributions.items())
+        name: _sampled(name, distribution, cube[:, place])
+        for place, (name, distribution) in enumerate(distributions.items())
     }
     drawn = [{name: values[row] for name, values in columns.items()} for row in range(samples)]
     points = [{**cell, **sample} for cell in grid for sample in drawn]

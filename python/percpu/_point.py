@@ -205,17 +205,24 @@ _layouts: dict[tuple[Any, ...], FirstChunkLayout] = {}
 
 
 def _layout(release: str, settings: Mapping[str, Any]) -> FirstChunkLayout:
-    key = (release, *sorted((name, value) for name, value in settings.items()))
-    if key not in _layouts:
-        given = {**_DEFAULT_LAYOUT, **settings}
-        cpus = given.pop("nr_cpus", None)
-        if cpus is not None and "topology" in given:
-            raise InvalidRequest("geometry.nr_cpus and geometry.topology exclude each other", parameter="nr_cpus")
-        given.setdefault("topology", _DEFAULT_CPUS if cpus is None else cpus)
+    key = (release, *sorted(settings.items(), key=lambda item: item[0]))
+    try:
+        if key in _layouts:
+            return _layouts[key]
+        keep = True
+    except TypeError:  # a list, say, where a Topology or a number should be: `build` says so
+        keep = False
+    given = {**_DEFAULT_LAYOUT, **settings}
+    cpus = given.pop("nr_cpus", None)
+    if cpus is not None and "topology" in given:
+        raise InvalidRequest("geometry.nr_cpus and geometry.topology exclude each other", parameter="nr_cpus")
+    given.setdefault("topology", _DEFAULT_CPUS if cpus is None else cpus)
+    layout = FirstChunkLayout.build(kernel=release, **given)
+    if keep:
         if len(_layouts) >= 64:
             _layouts.clear()
-        _layouts[key] = FirstChunkLayout.build(kernel=release, **given)
-    return _layouts[key]
+        _layouts[key] = layout
+    return layout
 
 
 def _machine(settings: Mapping[str, Any]) -> Geometry:

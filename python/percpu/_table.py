@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,10 +43,12 @@ def _column(values: Sequence[Any], words: bool) -> np.ndarray:
     if there and all(isinstance(value, bool) for value in there):
         return np.array([bool(value) for value in values])
     if there and all(isinstance(value, int) and not isinstance(value, bool) for value in there):
-        small = all(-(1 << 63) <= value < 1 << 63 for value in there)
-        return np.array([0 if value is None else value for value in values], dtype=np.int64 if small else np.uint64)
-    if there and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        for kind in (np.int64, np.uint64):
+            if np.iinfo(kind).min <= min(there) and max(there) <= np.iinfo(kind).max:
+                return np.array([0 if value is None else value for value in values], dtype=kind)
+    elif there and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there):
+        with contextlib.suppress(OverflowError):
+            return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     if len(there) == len(values) and all(isinstance(value, str) for value in there):
         return np.array(values, dtype=np.str_)
     texts = np.empty(len(values), dtype=object)

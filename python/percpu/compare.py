@@ -203,14 +203,12 @@ def compare(
     if engines is not None and kernels is not None:
         raise InvalidRequest("engines= and kernels= exclude each other", parameter="kernels")
     dim = "engine" if kernels is None else "kernel"
-    given = (
-        list(dict.fromkeys(p[1] for p in _core.kernels()))
-        if engines is None and kernels is None
-        else engines or kernels
-    )
-    if isinstance(given, str) or callable(given):
+    given: Any = kernels if engines is None else engines
+    if given is None:
+        given = dict.fromkeys(p[1] for p in _core.kernels())
+    if isinstance(given, str) or callable(given) or not hasattr(given, "__iter__"):
         raise TypeError(f"{dim}s must be a sequence, not {type(given).__name__}")
-    who = list(given or ())
+    who = list(given)
     if not who:
         raise InvalidRequest(f"{dim}s is empty", parameter=f"{dim}s")
     names = [_name_of(dim, one) for one in who]

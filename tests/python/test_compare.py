@@ -193,3 +193,13 @@ def test_interrupt_stops_soon():
     with pytest.raises(KeyboardInterrupt):
         pc.compare(pc.workloads.objects(50_000_000, size=4), ["linux-5.14"], timing=False)
     assert time.monotonic() - started < 5
+
+
+def test_engines_are_any_sequence():
+    names = ["areamap", "rfc-v1"]
+    w = pc.workloads.objects(20, size=24)
+    assert pc.compare(w, np.array(names), timing=False) == pc.compare(w, names, timing=False)
+    with pytest.raises(TypeError, match="engines must be a sequence, not int"):
+        pc.compare(w, 3)
+    with pytest.raises(pc.InvalidRequest, match="engines is empty"):
+        pc.compare(w, [])

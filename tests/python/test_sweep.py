@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import json
 import os
 import pickle
@@ -247,6 +248,43 @@ def test_points_of_dead_workers_are_run_again(tmp_path):
     assert [row["status"] for row in g.rows()].count("ok") == 5
     # A lost point is not finished: the next run makes it.
     assert pc.sweep(OBJECTS, GRID, checkpoint=tmp_path) == expected
+
+
+class Ppf:
+    """A distribution that gives what it was told to."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def ppf(self, u):
+        return self.values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([np.nan, 4.0]), r"ppf\(\) returned nan"),
+        ([4.0, np.inf], r"ppf\(\) returned inf"),
+        ([4], r"ppf\(\) of 2 numbers must give as many"),
+        (4, r"ppf\(\) of 2 numbers must give as many"),
+        (None, r"ppf\(\) of 2 numbers must give as many"),
+    ],
+)
+def test_what_a_distribution_must_not_give(values, message):
+    with pytest.raises(pc.InvalidRequest, match=f"'request.align': {message}"):
+        pc.sweep(OBJECTS, {"request.align": Ppf(values)}, samples=2)
+
+
+def test_values_without_end_or_bounds(tmp_path):
+    with pytest.raises(pc.InvalidRequest, match=r"'workload.seed' has more than 1048576 values"):
+        pc.sweep(OBJECTS, {"seed": itertools.count()})
+    huge = {"request.align": [1 << 70, 4]}
+    g = pc.sweep(OBJECTS, huge, checkpoint=tmp_path)
+    assert g.status.tolist() == [1, 0]
+    assert g["request.align"].tolist() == [str(1 << 70), "4"]
+    assert pc.sweep(OBJECTS, huge, checkpoint=tmp_path) == g
+    (error,) = set(pc.sweep(OBJECTS, {"geometry.topology": [[0, 0, 1]]}).error)
+    assert "topology must be a Topology or a number of CPUs, not list" in error
 
 
 # -- checkpoints -------------------------------------------------------------------------

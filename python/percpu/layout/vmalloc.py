@@ -119,6 +119,8 @@ class VmallocSpace:
         -------
         VmallocSpace
         """
+        if not isinstance(layout, FirstChunkLayout):
+            raise TypeError(f"layout must be a FirstChunkLayout, not {type(layout).__name__}")
         record = layout._core.record()
         if search is None:
             search = _core.search_of(layout.release)
@@ -128,7 +130,13 @@ class VmallocSpace:
     def _areas(self, areas: Any) -> _core.Areas:
         if isinstance(areas, FirstChunkLayout):
             return _core.Areas.of_layout(areas._core)
-        offsets, sizes, align = areas
+        try:
+            offsets, sizes, align = areas
+            offsets, sizes = list(offsets), list(sizes)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"areas must be a FirstChunkLayout or (offsets, sizes, align), not {type(areas).__name__}"
+            ) from None
         return _core.Areas(
             [integer("offsets", offset) for offset in offsets],
             [integer("sizes", size) for size in sizes],
