@@ -229,7 +229,7 @@ def _timeline(run: Any) -> Section:
         if name in timeline:
             body += str(_curve(data, name, label))
     note = (
-        "Dark: allocated; light: populated. The gap between the two is what placement costs."
+        "Dark: allocated; light: populated. The difference of the two is what placement costs."
         if "populated_pages" in timeline
         else "What the trace shows being allocated and not freed again."
     )

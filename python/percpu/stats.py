@@ -199,7 +199,7 @@ class PercpuStats:
         chunks = self.chunks
         served = self._served()
         used = np.maximum(served - chunks.free_bytes, 0)
-        # Free bytes that are not in a hole lie behind the last area, in one run (spec 40 section 5.1).
+        # Free bytes that are not in a gap lie behind the last area, in one run (spec 40 section 5.1).
         tail = np.maximum(chunks.free_bytes - chunks.sum_frag_bytes, 0)
         largest = np.maximum(chunks.max_frag_bytes, tail)
         hidden = np.maximum(largest - chunks.contig_bytes, 0)

@@ -143,7 +143,7 @@ def test_what_looks_pinned():
     pinned = table[table.pinned]
     assert pinned.nr_alloc.tolist() == [766] * 3
     assert pinned.used_bytes.tolist() == [(1 << 20) - 1_036_320] * 3
-    # Their hint says that nothing is free; holes of a page less one area are.
+    # Their hint says that nothing is free; gaps of a page less one area are.
     assert pinned.contig_bytes.tolist() == [0] * 3
     assert pinned.hidden_bytes.tolist() == [4080] * 3
     assert table.all_used_bytes.tolist() == [2 * used for used in table.used_bytes]

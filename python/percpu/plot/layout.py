@@ -24,7 +24,7 @@ def plot_layout(layout: Any, ax: Any = None, *, address_space: bool = True) -> A
     """Draw the units of a layout.
 
     A row is a group, a cell is a unit with its CPU; the bars within a cell are the static, reserved and dynamic part of
-    the unit to scale, what is behind them is white; holes are hatched, gaps separate allocations. Below, two later
+    the unit to scale, what is behind them is white; holes are hatched, spaces separate allocations. Below, two later
     chunks lie in address space, each with one area for a group (see `plot_address_space`).
 
     Parameters

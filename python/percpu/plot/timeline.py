@@ -19,7 +19,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
 
     Events run to the right; of more than 2000 samples neighbours are joined. The upper part shows what is allocated,
     for one CPU, as the mean of each sample with a band from the least to the largest. Of a replay
-    on an engine it shows what is backed by memory too (the gap between the two is what placement costs), and below the
+    on an engine it shows what is backed by memory too (the difference is what placement costs), and below the
     stock of empty populated pages; of one that follows a trace, below, the live areas, and those learnt to have been
     there before and not freed yet. At the bottom is the number of chunks.
 
