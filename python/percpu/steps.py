@@ -25,6 +25,7 @@ from percpu.workloads import Workload
 __all__ = ["Rule", "Step", "Steps", "steps"]
 
 _MOST = 10_000
+_EACH = 3  # steps for each request and free: itself, the worker by its policy, and where a workload says so
 _SHOWN = 25  # steps that a notebook shows
 _KEY = (
     "Vermilion: the area that is taken; pink: the area that is given back; ochre: contig_hint; green: scan_hint; "
@@ -233,7 +234,8 @@ def steps(what: Trace | Workload, allocator: Allocator, *, limit: int = 100) -> 
     allocator : Allocator
         Where it begins, of any engine. It stays as it is. The balance worker runs by its policy, as a step of its own.
     limit : int, optional
-        Most requests and frees; what comes after them is left out.
+        Most requests and frees; what comes after them is left out. Of all steps, those of the worker included, there
+        are three times as many at most.
 
     Returns
     -------
@@ -315,13 +317,14 @@ class _Run:
     def all(self, operations: Iterator[_Operation], most: int) -> Steps:
         done, truncated = 0, False
         for operation in operations:
-            if operation.kind == "balance":
+            worker = operation.kind == "balance"
+            if len(self.found) >= _EACH * most or (done == most and not worker):
+                truncated = True
+                break
+            if worker:
                 self.since = 0
                 self.worker()
                 continue
-            if done == most:
-                truncated = True
-                break
             if operation.kind == "free":
                 done += self.free(operation)
             else:
@@ -345,6 +348,7 @@ class _Run:
         self.add("alloc", ", ".join(words), reason == 0, scene, operation.event, costs)
         if reason == 0:
             self.live[operation.key] = int(batch.ptr[0]), size
+            self.failed.discard(operation.key)
         else:
             self.failed.add(operation.key)
         self.tick()

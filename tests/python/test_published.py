@@ -153,3 +153,12 @@ def test_the_command_prints_and_writes_every_section(tmp_path, capsys):
     assert "packaged workload" in page
     with pytest.raises(ValueError, match="no markers"):
         report.fill(page, "absent", "")
+
+
+def test_studies_of_nothing_and_of_no_runs():
+    assert len(studies.metadata_per_object(10, [], {})) == 0
+    w = {"a": pc.workloads.objects(3)}
+    with pytest.raises(pc.InvalidRequest, match="repeat=0"):
+        studies.over_workloads(w, {"x": lambda: runs.machine("linux-4.14")}, "engine", repeat=0)
+    with pytest.raises(pc.InvalidRequest, match="threads=0"):
+        runs.measure(100, 0, cases=runs.CASES[:1], threads=0)

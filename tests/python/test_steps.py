@@ -433,3 +433,22 @@ def test_command(recordings, tmp_path, capsys):
     assert main(["steps", trace, "--limit", "3"]) == 1
     assert "--state" in capsys.readouterr().err
     assert main(["steps", trace, "--state", state, "--first", "99999999"]) == 1
+
+
+def test_a_workload_of_the_worker_alone_is_cut():
+    run = pc.steps(pc.workloads.atomic_burst(1000, n=0), pc.Allocator(**SMALL), limit=5)
+    assert run.truncated
+    assert [step.kind for step in run] == ["balance"] * 15
+
+
+def test_an_object_that_failed_first_is_freed_when_it_is_there():
+    from percpu.steps import _Operation, _Run
+
+    operations = [_Operation("alloc", 7, 4096, 8), _Operation("alloc", 7, 8, 8), _Operation("free", 7)]
+    run = _Run(pc.Allocator(**SMALL)).all(iter(operations), 10)
+    assert [(step.kind, step.ok) for step in run if step.kind != "balance"] == [
+        ("alloc", False),
+        ("alloc", True),
+        ("free", True),
+    ]
+    assert sum(chunk.nr_alloc for chunk in run.allocator.chunks.values()) == 0

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from percpu._checks import integer
 from percpu.allocator import Allocator
 from percpu.layout import FirstChunkLayout, Topology
 from percpu.published.tables import ORDERS
@@ -164,8 +165,12 @@ def measure(
         head = {"test": case.test, "engine": engine, "size_bytes": case.size, "order": case.order}
         return [head | {"level": case.level, "n": count} | row for row in rows.rows()]
 
-    with ThreadPoolExecutor(threads) as pool:
-        rows = [row for found in pool.map(one, jobs) for row in found]
+    if integer("threads", threads, 1, 1 << 10) == 1:
+        # In the thread of the caller, where a run notices Ctrl-C.
+        rows = [row for job in jobs for row in one(job)]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            rows = [row for found in pool.map(one, jobs) for row in found]
     names = list(dict.fromkeys(name for row in rows for name in row))
     mask = {name: np.array([name not in row for row in rows]) for name in names}
     mask = {name: missing for name, missing in mask.items() if missing.any()}

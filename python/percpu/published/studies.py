@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu._checks import integer
 from percpu.allocator import Allocator
 from percpu.results import Result
 from percpu.workloads import Workload, bpf_maps, cgroups, fill_level, netns, objects, run, vmalloc_test
@@ -74,8 +75,8 @@ def over_workloads(
     -------
     Result
         One row a workload and allocator: ``workload``, `column`, ``nr_alloc``, ``nr_free``, ``nr_chunks_peak``,
-        ``peak_populated_pages``, ``metadata_bytes`` (at the end of the run), ``cost_...``, ``alloc_cost_...``,
-        ``time_ns``, ``alloc_time_ns``; sums over phases, peaks the highest.
+        ``peak_populated_pages``, ``cost_...``, ``alloc_cost_...``, ``time_ns``, ``alloc_time_ns``; sums over phases,
+        peaks the highest.
 
     Examples
     --------
@@ -84,6 +85,7 @@ def over_workloads(
     >>> r.row(0)["nr_alloc"], r.row(0)["nr_free"]
     (1000, 1000)
     """
+    repeat = integer("repeat", repeat, 1, 1 << 20)
     rows = []
     for name, workload in workloads.items():
         for label, make in allocators.items():
@@ -170,13 +172,5 @@ def metadata_per_object(n: int, sizes: Iterable[int], allocators: Mapping[str, A
             live = int(batch.ok.sum())
             held = metadata_bytes(allocator)
             rows.append((size, engine, live, held, held / max(live, 1)))
-    size, engine, live, held, each = zip(*rows, strict=True)
-    return Result(
-        {
-            "size_bytes": np.array(size),
-            "engine": np.array(engine),
-            "live": np.array(live),
-            "metadata_bytes": np.array(held),
-            "per_object": np.array(each),
-        }
-    )
+    names = ("size_bytes", "engine", "live", "metadata_bytes", "per_object")
+    return Result({name: np.array([row[place] for row in rows]) for place, name in enumerate(names)})
