@@ -81,7 +81,7 @@ def _column(parameter: str, values: Any, first: int) -> np.ndarray:
 
 def choice(parameter: str, value: Any, allowed: tuple[str, ...]) -> str:
     """Return `value` if it is one of the allowed words."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InvalidRequest(f"{parameter}={value!r}: must be one of {', '.join(allowed)}", parameter=parameter)
     return value
 
@@ -89,11 +89,12 @@ def choice(parameter: str, value: Any, allowed: tuple[str, ...]) -> str:
 def release(kernel: Any) -> tuple[str, str, str]:
     """Return (release, engine, status) of a preset; an engine's name stands for its newest proven preset."""
     presets = _core.kernels()
+    named = kernel if isinstance(kernel, str) else None
     for preset in presets:
-        if preset[0] == kernel:
+        if preset[0] == named:
             return preset
     for preset in reversed(presets):
-        if preset[1] == kernel and preset[2] != "assumed":
+        if preset[1] == named and preset[2] != "assumed":
             return preset
     names = ", ".join(dict.fromkeys([p[0] for p in presets] + [p[1] for p in presets]))
     raise InvalidRequest(f"kernel={kernel!r}: must be one of {names}", parameter="kernel")

@@ -179,3 +179,43 @@ def test_other_blocks():
     assert a.chunks[0].blocks.shape == (8 * 4,)
     a.free(a.alloc(64))
     a.verify()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("page_size", None, "page_size: must be given"),
+        ("min_alloc_size", None, "min_alloc_size: must be given"),
+        ("kernel", np.array(["6.1", "6.12"]), "kernel=array.*must be one of"),
+        ("first_chunk", np.array(["page", "up"]), "first_chunk=array.*must be one of"),
+        ("group_addresses", 4096, "group_addresses must be a list of integers, not int"),
+        ("group_addresses", [4096, None], r"group_addresses\[1\] must be an integer, not NoneType"),
+        ("page_allocator", 1, "page_allocator must be a bool, not int"),
+    ],
+)
+def test_arguments_of_other_types(name, value, message):
+    with pytest.raises((pc.LayoutError, pc.InvalidRequest), match=message):
+        pc.FirstChunkLayout.build(**{"static_size": 185_496, "topology": 4, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("variant", 3, "variant must be a str, not int"),
+        ("offline_nodes", 3, "offline_nodes must be a list of integers, not int"),
+        ("offline_nodes", "01", "offline_nodes must be a list of integers, not str"),
+        ("remap_percent", None, "remap_percent: must be given"),
+    ],
+)
+def test_settings_of_a_machine_of_other_types(name, value, message):
+    with pytest.raises(pc.LayoutError, match=message):
+        pc.FirstChunkLayout.for_machine("x86_64", "6.1", static_size=188_416, topology=4, **{name: value})
+
+
+def test_areas_of_other_types():
+    space = pc.VmallocSpace()
+    for areas in (3, None, (1, 2), ([0], 4096, 4096), "abc"):
+        with pytest.raises(TypeError, match=r"areas must be|must be an integer"):
+            space.alloc(areas)
+    with pytest.raises(TypeError, match="layout must be a FirstChunkLayout, not int"):
+        pc.VmallocSpace.for_layout(3)

@@ -38,6 +38,16 @@ def _size(name: str, value: Any, low: int = 0, high: int = 1 << 40) -> int | Non
         raise LayoutError(str(error)) from None
 
 
+def _list(name: str, values: Any, high: int) -> tuple[int | None, ...]:
+    """Numbers, all of them given; other types are a `LayoutError` too."""
+    if isinstance(values, (str, bytes, dict)) or not np.iterable(values):
+        raise LayoutError(f"{name} must be a list of integers, not {type(values).__name__}")
+    numbers = tuple(_size(name, value, 0, high) for value in values)
+    if None in numbers:
+        raise LayoutError(f"{name}[{numbers.index(None)}] must be an integer, not NoneType")
+    return numbers
+
+
 def _dyn_size(value: Any) -> int | None:
     return _PADDING if value == -1 and not isinstance(value, bool) else _size("dyn_size", value)
 
@@ -450,15 +460,19 @@ class FirstChunkLayout:
         for name in ("vmalloc_start", "vmalloc_size"):
             settings[name] = _size(name, settings[name], 0, (1 << 64) - 1)
         choice("backend", settings["backend"], ("vm", "km"))
-        if settings["static_size"] is None:
-            raise LayoutError("static_size: must be given")
+        for name in ("static_size", "page_size", "min_alloc_size", "remap_percent"):
+            if settings[name] is None:
+                raise LayoutError(f"{name}: must be given")
+        for name in ("arch", "variant"):
+            if settings[name] is not None and not isinstance(settings[name], str):
+                raise LayoutError(f"{name} must be a str, not {type(settings[name]).__name__}")
+        if settings["page_allocator"] is not None and not isinstance(settings["page_allocator"], (bool, np.bool_)):
+            raise LayoutError(f"page_allocator must be a bool, not {type(settings['page_allocator']).__name__}")
         if settings["word_bits"] not in (32, 64):
             raise LayoutError(f"word_bits={settings['word_bits']}: must be 32 or 64")
-        addresses = settings["group_addresses"]
-        if addresses is not None:
-            high = (1 << 64) - 1
-            settings["group_addresses"] = tuple(_size("group_addresses", address, 0, high) for address in addresses)
-        settings["offline_nodes"] = tuple(_size("offline_nodes", n, 0, 2**32 - 1) for n in settings["offline_nodes"])
+        if settings["group_addresses"] is not None:
+            settings["group_addresses"] = _list("group_addresses", settings["group_addresses"], (1 << 64) - 1)
+        settings["offline_nodes"] = _list("offline_nodes", settings["offline_nodes"], (1 << 32) - 1)
         settings["remap_percent"] = _size("remap_percent", settings["remap_percent"], 0, 100)
         if settings["dyn_shift"] not in (10, 12, 13):
             raise LayoutError(f"dyn_shift={settings['dyn_shift']}: must be 10, 12 or 13")
