@@ -49,6 +49,8 @@ def states(run: Recorded) -> Iterator[tuple[str, Picture]]:
     yield "timeline, followed", pc.replay(run.trace, mode="follow").plot
     yield "what keeps chunks, trace and state", pc.pins(run.trace, run.start).plot
     yield "what keeps chunks, trace", pc.pins(run.trace).plot
+    yield "owners", pc.owners(run.trace).plot
+    yield "statistics", lambda: plot.plot_stats(pc.read_percpu_stats(half.stats_text()), cpus=half.nr_units)
     yield "chunks over time, replay", lambda: plot.plot_heatmap(run.replay)
     yield "chunks over time, trace", lambda: plot.plot_heatmap(run.trace)
 
@@ -71,6 +73,7 @@ def small() -> Iterator[tuple[str, Picture]]:
     many.free_many(batch.ptr[:1400:1])
     many.free_many(batch.ptr[1400::7])
     yield "slots, many chunks", lambda: plot.plot_slots(many)
+    yield "statistics, many chunks", lambda: plot.plot_stats(pc.read_percpu_stats(many.stats_text()))
 
 
 def layouts() -> Iterator[tuple[str, Picture]]:

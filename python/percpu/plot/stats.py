@@ -67,7 +67,8 @@ def plot_stats(stats: Any, cpus: int | None = None, pinned_below: float = 0.1, t
             ax.text(left[row] + width * 0.01, row, "looks pinned", va="center", fontsize=8.5, color=_style.TEXT)
     labels = [f"{row['chunk']} {row['label']}" for row in table.rows()]
     ax.set_yticks(place, labels)
-    ax.invert_yaxis()
+    ax.set_ylim(max(n, 1) - 0.45, -0.55)
+    ax.set_ylabel("chunk")
     ax.set_xlim(0, width * (1.16 if table.pinned.any() else 1.02))
     step = _style.byte_ticks(ax.xaxis, 0, width)
     ax.set_xticks(np.arange(0, width + 1, step))
