@@ -178,6 +178,15 @@ def test_the_replay_knows_all_that_is_in_use(recordings):
     assert "%" in ax.figure.axes[1].get_ylabel()
 
 
+@pytest.mark.parametrize("stretches", [0, -1, 1 << 17])
+def test_stretches_have_bounds(recordings, stretches):
+    trace = pc.read_trace(next(run for run in recordings if (run / "trace.txt.gz").exists()) / "trace.txt.gz")
+    with pytest.raises(pc.InvalidRequest, match=f"stretches={stretches}: must be from 1 to 65536"):
+        plot.plot_heatmap(trace, stretches=stretches)
+    with pytest.raises(TypeError, match="stretches must be an integer, not float"):
+        plot.chunk_heat(trace, 2.5)
+
+
 def test_many_chunks_are_joined_by_their_mean():
     values = np.arange(12.0).reshape(6, 2)
     values[3] = np.nan
@@ -381,6 +390,21 @@ def test_what_cannot_be_drawn_says_why():
     ):
         with pytest.raises(error, match=match):
             draw()
+    for draw, what in (
+        (plot.plot_chunk, "chunk must be a Chunk"),
+        (plot.plot_slots, "allocator must be an Allocator"),
+        (plot.plot_layout, "layout must be a FirstChunkLayout"),
+        (plot.plot_address_space, "layout must be a FirstChunkLayout"),
+        (plot.plot_vmalloc, "space must be a VmallocSpace"),
+        (plot.plot_waste, "result must be a Result"),
+        (plot.plot_owners, "owners must be an Owners"),
+        (plot.plot_pins, "pins must be a Pins"),
+        (plot.plot_stats, "stats must be a PercpuStats"),
+        (plot.plot_comparison, "comparison must be a Comparison"),
+        (plot.plot_heatmap, "what must be a Trace"),
+    ):
+        with pytest.raises(TypeError, match=f"{what}.*, not int"):
+            draw(3)
     absent = plot.ChunkHeat(np.array([1]), np.array([[np.nan]]), ["0"], None, False)
     drawn(plot.plot_heatmap(absent))
 

@@ -39,6 +39,19 @@ def pyplot() -> Any:
     return plt
 
 
+def needs(parameter: str, value: Any, kind: str, *attributes: str) -> None:
+    """Raise a `TypeError` if something has not what a figure asks it for.
+
+    Examples
+    --------
+    >>> needs("space", 3, "a VmallocSpace", "busy")
+    Traceback (most recent call last):
+    TypeError: space must be a VmallocSpace, not int
+    """
+    if not all(hasattr(value, name) for name in attributes):
+        raise TypeError(f"{parameter} must be {kind}, not {type(value).__name__}")
+
+
 def human_bytes(n: float) -> str:
     """Write bytes with a binary prefix, exactly where it divides.
 

@@ -135,6 +135,7 @@ def plot_chunk(chunk: Any, ax: Any = None) -> Any:
     matplotlib.axes.Axes
         The axes.
     """
+    _style.needs("chunk", chunk, "a Chunk", "alloc_map", "populated", "block_bits")
     plt = _style.pyplot()
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D

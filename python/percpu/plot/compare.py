@@ -55,6 +55,7 @@ def plot_comparison(comparison: Any, columns: Sequence[str] | None = None, ax: A
     InvalidRequest
         If a column holds no numbers.
     """
+    _style.needs("comparison", comparison, "a Comparison or Result", "missing")
     plt = _style.pyplot()
     names = [str(name) for name in np.asarray(comparison[next(iter(comparison))])]
     if isinstance(columns, str):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from percpu import _core
+from percpu._checks import integer
 from percpu.errors import InvalidRequest
 from percpu.plot import _style
 
@@ -17,6 +18,7 @@ _CELLS = 1 << 28  # places in all chunks of a trace, beyond which those that occ
 _HASH_BITS = 18
 _BLOCK = 1 << 16  # events at once
 _MAX_STATES = 120
+_MOST_STRETCHES = 1 << 16
 
 
 class ChunkHeat(NamedTuple):
@@ -52,7 +54,7 @@ def chunk_heat(what: Any, stretches: int = 240) -> ChunkHeat:
         Of a trace, what it shows being allocated and not freed again: what was there before is not seen. Of a replay on
         an engine, all that is in use.
     stretches : int, optional
-        Into how many stretches the events are cut; of a replay at most 120.
+        Into how many stretches the events are cut, 1 to 65536; of a replay at most 120.
 
     Returns
     -------
@@ -71,6 +73,7 @@ def chunk_heat(what: Any, stretches: int = 240) -> ChunkHeat:
     from percpu.replay import Replay, Rerun
     from percpu.trace import Trace
 
+    stretches = integer("stretches", stretches, 1, _MOST_STRETCHES)
     if isinstance(what, (Replay, Rerun)):
         return _of_states(what, min(stretches, _MAX_STATES))
     if not isinstance(what, Trace):

@@ -41,6 +41,7 @@ def plot_layout(layout: Any, ax: Any = None, *, address_space: bool = True) -> A
     matplotlib.axes.Axes
         The axes of the units.
     """
+    _style.needs("layout", layout, "a FirstChunkLayout", "groups", "alloc_size", "topology")
     plt = _style.pyplot()
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Patch, Rectangle
@@ -239,6 +240,7 @@ def plot_waste(result: Any, ax: Any = None, *, x: str = "nr_cpus", y: str = "nr_
     InvalidRequest
         If there is no such column, or it holds no numbers.
     """
+    _style.needs("result", result, "a Result", "missing", "attrs")
     for parameter, name in (("x", x), ("y", y), ("value", value)):
         numbers = [column for column in result if column != "status" and result[column].dtype.kind in "iuf"]
         if name not in numbers:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu._checks import integer
 from percpu.answers._owners_table import BEFORE
 from percpu.plot import _style
 
@@ -46,6 +47,8 @@ def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
     matplotlib.axes.Axes
         The axes.
     """
+    _style.needs("owners", owners, "an Owners", "course", "summary")
+    top = integer("top", top, 0)
     plt = _style.pyplot()
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 

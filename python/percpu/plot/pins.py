@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu._checks import integer
 from percpu.plot import _style
 
 __all__ = ["plot_pins"]
@@ -32,6 +33,8 @@ def plot_pins(pins: Any, ax: Any = None, *, top: int = 24) -> Any:
     matplotlib.axes.Axes
         What it was drawn into.
     """
+    _style.needs("pins", pins, "a Pins", "summary", "populated_bytes")
+    top = integer("top", top, 0)
     plt = _style.pyplot()
     from matplotlib.ticker import MaxNLocator
 

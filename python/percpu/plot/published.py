@@ -47,6 +47,7 @@ def plot_bars(result: Any, value: str, *, by: str, within: str, log: bool = True
     >>> [float(bar.get_height()) for bar in plot_bars(r, "free_ms", by="size_bytes", within="engine").patches]
     [9.0, 8.0, 3.0, 2.0]
     """
+    _style.needs("result", result, "a Result", "missing", "unit")
     for name, given in (("value", value), ("by", by), ("within", within)):
         if given not in result:
             raise InvalidRequest(f"{name}={given!r}: must be one of {', '.join(result)}", parameter=name)

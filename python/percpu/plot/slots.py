@@ -78,6 +78,7 @@ def plot_slots(allocator: Any, ax: Any = None) -> Any:
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['slot 12: from 16 KiB']
     """
+    _style.needs("allocator", allocator, "an Allocator", "slots", "chunks")
     plt = _style.pyplot()
     from matplotlib.patches import Patch, Rectangle
 

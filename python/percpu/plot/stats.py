@@ -36,6 +36,7 @@ def plot_stats(stats: Any, cpus: int | None = None, pinned_below: float = 0.1, t
     matplotlib.axes.Axes
         The axes.
     """
+    _style.needs("stats", stats, "a PercpuStats", "table")
     plt = _style.pyplot()
     from matplotlib.ticker import MaxNLocator
 

@@ -40,6 +40,7 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
     InvalidRequest
         If there is no such parameter or figure, or no point to draw.
     """
+    _style.needs("sweep", sweep, "a Sweep", "parameters", "missing")
     plt = _style.pyplot()
     varying = [
         name for name in sweep.parameters if name not in ("point", "sample") and len(set(sweep[name].tolist())) > 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu._checks import integer
 from percpu.errors import InvalidRequest
 from percpu.plot import _style
 
@@ -54,6 +55,7 @@ def plot_timeline(timeline: Any, ax: Any = None, *, page_size: int = 4096) -> An
     absent = [name for name in ("event", "live_bytes", "nr_chunks", *needed) if name not in given]
     if absent:
         raise InvalidRequest(f"timeline: it has no column {', '.join(absent)}", parameter="timeline")
+    page_size = integer("page_size", page_size, 1)
     data = reduce_timeline(given, _POINTS)
     event = np.asarray(data["event"])
     on_engine = "populated_pages" in data

@@ -39,6 +39,7 @@ def plot_vmalloc(space: Any, ax: Any = None) -> Any:
     >>> plot_vmalloc(space).get_title(loc="left")
     '1 range, 2 MiB taken, 0 B of it waiting for a purge'
     """
+    _style.needs("space", space, "a VmallocSpace", "busy", "bounds")
     plt = _style.pyplot()
     from matplotlib.patches import Patch, Rectangle
 
