@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,33 @@ def test_what_cannot_be_drawn():
         g.plot("colour")
     with pytest.raises(pc.InvalidRequest, match="x='size'"):
         g.plot("status", x="size")
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"workload.size": range(4, 260, 8)},
+        {"workload.size": range(4, 260, 8), "request.align": [4, 8, 16, 32, 64, 128]},
+        {"workload.size": range(4, 260, 8), "engine": ["areamap", "linux-5.14"]},
+        {"kernel": [kernel for kernel in pc.kernels().kernel if kernel != "2008"]},
+    ],
+    ids=lambda grid: "-".join(grid),
+)
+@pytest.mark.filterwarnings("ignore:kernel .* not compared")
+def test_labels_do_not_meet(grid):
+    ax = drawn(pc.sweep(OBJECTS, grid).plot())
+    labels = [label for label in ax.get_xticklabels() if label.get_text()]
+    assert len(labels) >= 3
+    if labels[0].get_rotation():
+        assert all(label.get_ha() == "right" for label in labels)
+        return
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@pytest.mark.filterwarnings("ignore:kernel .* not compared")
+def test_every_line_has_a_colour_and_marker_of_its_own():
+    kernels = list(pc.kernels().kernel)
+    g = pc.sweep(OBJECTS, {"kernel": kernels, "request.align": [4, 64]})
+    lines = g.plot("peak_populated_bytes").get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(kernels) > 8

@@ -280,6 +280,14 @@ def test_published_bars_are_the_letters():
         plot.plot_published(letter="v1", case="half full")
 
 
+def test_bars_of_many_series_are_told_apart():
+    names = [f"e{number}" for number in range(17)]
+    r = pc.Result({"a": ["x"] * 17, "b": names, "n": list(range(1, 18))})
+    counted = pc.Result({"engine": names, "cost_words_read": list(range(1, 18))})
+    for ax in (plot.plot_bars(r, "n", by="a", within="b"), plot.plot_costs(counted)):
+        assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in drawn(ax).patches}) == 17
+
+
 def test_bars_average_what_has_one_name():
     r = pc.Result({"a": ["x", "x", "y"], "b": ["k", "k", "k"], "n": [1, 3, 7]})
     ax = drawn(plot.plot_bars(r, "n", by="a", within="b", log=False))

@@ -67,6 +67,19 @@ def human_bytes(n: float) -> str:
     raise AssertionError
 
 
+def bar(place: int) -> dict[str, Any]:
+    """Look of the bars of one of several series: where the colours begin again, they are hatched.
+
+    Examples
+    --------
+    >>> bar(0)["color"] == bar(8)["color"], bar(0)["hatch"] == bar(8)["hatch"]
+    (True, False)
+    """
+    hatches = (None, "////", "xxxx")
+    hatch = hatches[place // len(SERIES) % len(hatches)]
+    return {"color": SERIES[place % len(SERIES)], "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+
+
 def plural(n: int, word: str) -> str:
     """Write a number of things.
 
@@ -134,28 +147,50 @@ def byte_ticks(axis: Any, low: float, high: float) -> float:
     return step
 
 
+def inches_of(ax: Any) -> float:
+    """Width of an axes, before the figure is laid out."""
+    return float(ax.get_window_extent().width / ax.figure.dpi)
+
+
+def text_width(nr_letters: int, size: float = 9) -> float:
+    """Inches of a text and what keeps it from the next: a letter is two thirds of its size wide."""
+    return (nr_letters + 2) * size * 0.65 / 72
+
+
+def apart(spans: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of some texts have room: the first, the last, and of those between, in order, what meets no other.
+
+    Examples
+    --------
+    >>> apart([(0, 2), (1, 3), (2, 4), (3, 5), (5, 7)])
+    [0, 2, 4]
+    """
+    chosen = [0] if spans else []
+    for index, (left, right) in enumerate(spans[1:-1], 1):
+        if spans[chosen[-1]][1] <= left and right <= spans[-1][0]:
+            chosen.append(index)
+    if len(spans) > 1 and spans[chosen[-1]][1] <= spans[-1][0]:
+        chosen.append(len(spans) - 1)
+    return chosen
+
+
 def address_ticks(ax: Any, marks: Sequence[tuple[float, int]], size: float = 9) -> None:
     """Write addresses below places of an axis: the first, the last, and those between for which there is room.
 
     Texts stay within the ends of the axis, whose limits have been set. The other places get a small tick.
     """
     low, high = ax.get_xlim()
-    inches = ax.get_window_extent().width / ax.figure.dpi
-    # A digit of the figures' sans-serif is two thirds of its size wide; two more keep neighbours apart.
-    digits = max((len(f"{address:x}") for _, address in marks), default=0) + 2
-    width = digits * size * 0.65 / 72 / inches * (high - low)
+    width = (
+        text_width(max((len(f"{address:x}") for _, address in marks), default=0), size) / inches_of(ax) * (high - low)
+    )
 
     def span(place: float) -> tuple[float, str]:
         if place - width / 2 < low:
             return place, "left"
         return (place - width, "right") if place + width / 2 > high else (place - width / 2, "center")
 
-    chosen = list(marks[:1])
-    for mark in marks[1:-1]:
-        if span(chosen[-1][0])[0] + width <= span(mark[0])[0] and span(mark[0])[0] + width <= span(marks[-1][0])[0]:
-            chosen.append(mark)
-    if len(marks) > 1 and span(chosen[-1][0])[0] + width <= span(marks[-1][0])[0]:
-        chosen.append(marks[-1])
+    lefts = [span(place)[0] for place, _ in marks]
+    chosen = [marks[index] for index in apart([(left, left + width) for left in lefts])]
     ax.set_xticks([place for place, _ in marks], minor=True)
     ax.set_xticks([place for place, _ in chosen], [f"{address:x}" for _, address in chosen])
     ax.tick_params(axis="x", which="minor", length=3, color=GRID)

@@ -127,8 +127,7 @@ def _panel(ax: Any, names: list[str], values: dict[str, np.ndarray], rows: int, 
     for place, name in enumerate(names):
         middle = np.arange(len(values)) - 0.4 + (place + 0.5) * height
         widths = [float(v[place]) for v in values.values()]
-        colour = _style.SERIES[place % len(_style.SERIES)]
-        ax.barh(middle, np.nan_to_num(widths), height=height * 0.9, color=colour, label=name or None)
+        ax.barh(middle, np.nan_to_num(widths), height=height * 0.9, label=name or None, **_style.bar(place))
         for y, width in zip(middle, widths, strict=True):
             text = "not counted" if np.isnan(width) else f"{width:,.0f}"
             ax.text(max(np.nan_to_num(width), 0.5) * 1.12, y, text, va="center", fontsize=9, color=_style.TEXT)

@@ -73,7 +73,7 @@ def plot_bars(result: Any, value: str, *, by: str, within: str, log: bool = True
         at = [g for g, group in enumerate(groups) if (group, bar) in heights]
         tall = [float(np.mean(heights[groups[g], bar])) for g in at]
         x = np.array(at) - 0.4 + (place + 0.5) * width
-        ax.bar(x, tall, width=width * 0.9, color=_style.SERIES[place % len(_style.SERIES)], label=str(bar))
+        ax.bar(x, tall, width=width * 0.9, label=str(bar), **_style.bar(place))
         if not small:
             for left, height in zip(x, tall, strict=True):
                 text = f"{height:,.0f}" if height >= 10 else f"{height:.3g}"

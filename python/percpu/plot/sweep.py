@@ -14,6 +14,8 @@ __all__ = ["plot_sweep"]
 _MARKERS = "osD^vPX*"
 _MAP_FROM = 5
 """Values of both parameters from which on colours are easier to read than lines."""
+_MAP_LABELS = 16
+"""Labels of a map above each other."""
 
 
 def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None = None, ax: Any = None) -> Any:
@@ -85,7 +87,8 @@ def plot_sweep(sweep: Any, value: str, *, x: str | None = None, by: str | None =
         under = min(len(up) - 1 - place, 4)
         style = {
             "color": _style.SERIES[place % len(_style.SERIES)],
-            "marker": _MARKERS[place % len(_MARKERS)],
+            # Where the colours begin again, the markers are others.
+            "marker": _MARKERS[(place + place // len(_style.SERIES)) % len(_MARKERS)],
             "markersize": 5 + 2 * under,
         }
         places = keys if xs.dtype.kind in "iuf" else [across.index(key) for key in keys]
@@ -116,14 +119,25 @@ def _label(sweep: Any, parameter: str, value: Any) -> str:
 def _axis(axis: Any, sweep: Any, parameter: str, values: list[Any], set_scale: Any) -> None:
     """Ticks at the values; sizes that span a factor of eight on a logarithmic axis."""
     if sweep[parameter].dtype.kind not in "iuf":
-        axis.set_ticks(range(len(values)), [str(value) for value in values])
+        texts = [str(value) for value in values]
+        wide = sum(_style.text_width(len(text)) for text in texts) > _style.inches_of(axis.axes)
+        axis.set_ticks(range(len(values)), texts, **({"rotation": 30, "ha": "right"} if wide else {}))
         return
     ordered = sorted(values)
     if ordered[0] > 0 and ordered[-1] >= 8 * ordered[0]:
         set_scale("log", base=2)
         axis.set_minor_locator(_style.pyplot().NullLocator())
-    shown = ordered if len(ordered) <= 10 else ordered[:: -(-len(ordered) // 10)]
-    axis.set_ticks(shown, [_label(sweep, parameter, value) for value in shown])
+    texts = [_label(sweep, parameter, value) for value in ordered]
+    scale = np.log2 if axis.get_scale() == "log" else np.asarray
+    shown = _room(axis, scale(np.array(ordered, dtype=float)), texts)
+    axis.set_ticks([ordered[index] for index in shown], [texts[index] for index in shown])
+
+
+def _room(axis: Any, places: np.ndarray, texts: list[str]) -> list[int]:
+    """Which of the texts below an axis have room, if its ends are the first and the last place."""
+    inches = (places - places[0]) / (float(np.ptp(places)) or 1.0) * _style.inches_of(axis.axes)
+    half = [_style.text_width(len(text)) / 2 for text in texts]
+    return _style.apart([(at - wide, at + wide) for at, wide in zip(inches.tolist(), half, strict=True)])
 
 
 def _map(
@@ -133,8 +147,11 @@ def _map(
     for (column, row), number in mean.items():
         cells[up.index(row), across.index(column)] = number
     image = ax.imshow(cells, origin="lower", aspect="auto", cmap="cividis", interpolation="nearest")
-    ax.set_xticks(range(len(across)), [_label(sweep, x, number) for number in across])
-    ax.set_yticks(range(len(up)), [_label(sweep, by, number) for number in up])
+    texts = [_label(sweep, x, number) for number in across]
+    places = _room(ax.xaxis, np.arange(len(across), dtype=float), texts)
+    ax.set_xticks(places, [texts[place] for place in places])
+    places = list(range(0, len(up), -(-len(up) // _MAP_LABELS)))
+    ax.set_yticks(places, [_label(sweep, by, up[place]) for place in places])
     ax.set_xlabel(x)
     ax.set_ylabel(by)
     bar = ax.figure.colorbar(image, ax=ax)
