@@ -11,6 +11,7 @@ import pytest
 import percpu as pc
 from percpu import plot
 from percpu.plot import _style, heatmap
+from percpu.plot import owners as owner_colours
 from percpu.plot.chunk import _AREA_A, _FREE, _reduce, grid_of
 
 mpl = pytest.importorskip("matplotlib")
@@ -511,3 +512,14 @@ def test_colours_that_meet_are_told_apart(together, deficiency):
         for b in together:
             if a < b:
                 assert np.linalg.norm(seen[a] - seen[b]) > 10, (a, b)
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+@pytest.mark.parametrize(
+    "colours",
+    [_style.SERIES, (*owner_colours._COLORS, owner_colours._OTHERS, _style.HIDDEN)],
+    ids=["series", "owners"],
+)
+def test_colours_of_a_legend_are_told_apart(colours, deficiency):
+    seen = [lab(colour, DEFICIENCIES[deficiency]) for colour in colours]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15

@@ -21,9 +21,10 @@ _COLORS = (
     _style.FIRST_FREE,
     "#F0E442",
     "#8C6D31",
-    "#7F3C8D",
+    "#661100",
     "#1B4F72",
 )
+_OTHERS = _style.GRID
 
 
 def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
@@ -68,7 +69,7 @@ def plot_owners(owners: Any, top: int = 8, ax: Any = None) -> Any:
                        for name in names] or [0.0]])  # fmt: skip
     at, held = np.concatenate(([0.0], at)), np.concatenate((start, held))
     top_edge = np.zeros(len(at))
-    fixed = {"(others)": _style.HATCH, BEFORE: _style.HIDDEN}
+    fixed = {"(others)": _OTHERS, BEFORE: _style.HIDDEN}
     colors = iter(_COLORS)
     # What was there before lies at the bottom.
     for index, name in sorted(enumerate(names), key=lambda place: place[1] != BEFORE):
