@@ -46,6 +46,7 @@ _COLUMNS = {
     "marker": "text",
     "extra_fields": "text",
 }
+_CLOCKS = ("microseconds", "nanoseconds", "counter")
 _UNITS = {
     "time_ns": "nanoseconds; ordinal numbers if clock is counter",
     "size_bytes": "bytes for each CPU",
@@ -118,7 +119,8 @@ class Writer:
     """
 
     def __init__(self, path: str | os.PathLike[str], geometry: Mapping[str, Any] | None = None) -> None:
-        self._writer = _import("pyarrow.parquet", "analysis").ParquetWriter(path, _schema(), compression="zstd")
+        pq = _import("pyarrow.parquet", "analysis")
+        self._writer = pq.ParquetWriter(path, _schema(), compression="zstd", write_page_checksum=True)
         self._geometry = None if geometry is None else dict(geometry)
         self._info: dict[str, Any] | None = None
 
@@ -160,14 +162,15 @@ class _File:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = str(path)
         with self.reading():
-            self.file = _import("pyarrow.parquet", "analysis").ParquetFile(path)
+            pq = _import("pyarrow.parquet", "analysis")
+            self.file = pq.ParquetFile(path, page_checksum_verification=True)
         facts = (self.file.metadata.metadata or {}).get(KEY)
         if facts is None:
             raise self.error("a Parquet file, but not of a trace: it has no metadata percpu.trace")
         try:
             self.facts = json.loads(facts)
             version = int(self.facts["schema"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise self.error("the metadata percpu.trace cannot be read") from None
         if not 1 <= version <= VERSION:
             raise self.error(
@@ -185,8 +188,15 @@ class _File:
                 "first_damage": None if self.facts["first_damage"] is None else str(self.facts["first_damage"]),
                 **{name: int(self.facts[name]) for name in ("skipped_lines", "damaged_lines", "overwritten_events")},
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise self.error(f"the metadata percpu.trace cannot be read: {error!r}") from None
+        if self.info["clock"] not in _CLOCKS:
+            raise self.error(f"the metadata percpu.trace: no such clock: {self.info['clock']!r:.80}")
+        for name, value in self.info.items():
+            if isinstance(value, int) and not 0 <= value < 1 << 64:
+                raise self.error(f"the metadata percpu.trace: {name}={value}: must be from 0 to {(1 << 64) - 1}")
+        if not isinstance(self.facts.get("geometry"), (dict, type(None))):
+            raise self.error("the metadata percpu.trace: geometry must be an object or null")
 
     def error(self, message: str) -> TraceError:
         return TraceError(f"{self.path}: {message}", path=self.path)
