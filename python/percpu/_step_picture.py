@@ -142,7 +142,7 @@ def _zoom(svg: Svg, chunk: Any, scene: Scene, y: float) -> float:
                 drawn = True
                 svg.path([(x(a), below - 3), (x(a), below), (x(a + length), below), (x(a + length), below - 3)], colour)
         if drawn:
-            svg.text(_LEFT - 4, below + 2, name.partition("_")[0], size=8, anchor="end", fill=colour)
+            svg.text(_LEFT - 4, below + 2, name.partition("_")[0], size=9, anchor="end")
             below += 8
     return below + 4
 
