@@ -417,3 +417,40 @@ def test_this_machine(capsys, tmp_path):
     (root / "kernel/debug").mkdir(parents=True)
     (root / "kernel/debug/percpu_stats").write_text("Allocation Info:\n  static_size         :       188416\n")
     assert run(capsys, *base, "--json")[1].out == out.out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("node 4000000000 cpus: 0", "line 1 .*node 4000000000: must be from 0 to 1023"),
+        ("node 0 cpus: 0\nnode distances:\nnode 0 4000000000\n 0: 10 20", "line 3 .*node 4000000000: must be"),
+        ("node 0 cpus: 0\nnode distances:\nnode 0\n 0: 9999999999999999999999", "distances of node 0: 9{22}: must be"),
+    ],
+)
+def test_numbers_in_texts_of_machines_have_bounds(text, message):
+    with pytest.raises(pc.LayoutError, match=message):
+        pc.Topology.from_numactl(text)
+
+
+def test_numbers_in_files_of_machines_have_bounds(tmp_path):
+    system = tmp_path / "devices" / "system"
+    for directory in ("cpu", "node/node0", "node/node0\N{SUPERSCRIPT TWO}"):
+        (system / directory).mkdir(parents=True)
+    (system / "cpu/possible").write_text("0-3")
+    for directory in (system / "node").iterdir():
+        (directory / "cpulist").write_text("0-3")
+    assert pc.Topology.from_sysfs(tmp_path).nr_cpus == 4
+    for text, message in (("9" * 30, "must be from 0 to"), ("\N{SUPERSCRIPT TWO}", "must be distances")):
+        (system / "node/node0/distance").write_text(text)
+        with pytest.raises(pc.LayoutError, match=message):
+            pc.Topology.from_sysfs(tmp_path)
+    (system / "node/node0/distance").unlink()
+    (system / "node/node4000000000").mkdir()
+    (system / "node/node4000000000/cpulist").write_text("")
+    with pytest.raises(pc.LayoutError, match="node 4000000000: must be from 0 to 1023"):
+        pc.Topology.from_sysfs(tmp_path)
+    (system / "cpu/possible").write_text("0-65535,0-65535")
+    with pytest.raises(pc.LayoutError, match="more than 65536 CPUs"):
+        pc.Topology.from_sysfs(tmp_path)
+    with pytest.raises(pc.LayoutError, match="line 1 is no row"):
+        pc.Topology.from_lscpu("\N{SUPERSCRIPT TWO},0,0,0")

@@ -19,6 +19,8 @@ __all__ = ["MAX_CPUS", "Topology", "topology_of"]
 LOCAL = 10
 MAX_CPUS = 1 << 16
 _MAX_DISTANCE = 2**31 - 1
+_MAX_NODES = 1 << 10
+"""Of Linux, where texts and files number them."""
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -39,6 +41,8 @@ def _cpu_list(name: str, text: str) -> list[int]:
         if last < first or last >= MAX_CPUS or step == 0:
             raise LayoutError(f"{name}: {part!r} must ascend and stay below {MAX_CPUS}")
         cpus.extend(range(first, last + 1, step))
+        if len(cpus) > MAX_CPUS:
+            raise LayoutError(f"{name}: the list names more than {MAX_CPUS} CPUs")
     return cpus
 
 
@@ -252,7 +256,7 @@ class Topology:
         """
         if isinstance(matrix, str):
             rows = [line.split() for line in matrix.splitlines() if line.strip()]
-            if not all(word.isdigit() for row in rows for word in row):
+            if not all(word.isdecimal() for row in rows for word in row):
                 raise LayoutError("matrix: must be lines of distances")
             matrix = [[int(word) for word in row] for row in rows]
         return cls.from_nodes(nodes, node_distances=_matrix("matrix", matrix))
@@ -295,12 +299,13 @@ class Topology:
         rows: dict[int, list[int]] = {}
         for directory in (system / "node").glob("node[0-9]*"):
             number = directory.name.removeprefix("node")
-            if not number.isdigit() or not (directory / "cpulist").exists():
+            if not number.isdecimal() or not (directory / "cpulist").exists():
                 continue
+            _node(str(directory), int(number))
             cpus[int(number)] = _cpu_list(str(directory / "cpulist"), read(directory / "cpulist"))
             if (directory / "distance").exists():
                 words = read(directory / "distance").split()
-                if not all(word.isdigit() for word in words):
+                if not all(word.isdecimal() for word in words):
                     raise LayoutError(f"{directory / 'distance'}: must be distances")
                 rows[int(number)] = [int(word) for word in words]
         nodes: list[int | None] = [None] * (max(possible) + 1)
@@ -346,11 +351,11 @@ class Topology:
             words = stripped.split(",")
             values = dict(zip(columns, words, strict=False))
             cpu, node = values.get("cpu", ""), values.get("node", "")
-            if not cpu.isdigit() or not (node.isdigit() or node in ("", "-")) or int(cpu) >= MAX_CPUS:
+            if not cpu.isdecimal() or not (node.isdecimal() or node in ("", "-")) or int(cpu) >= MAX_CPUS:
                 raise LayoutError(f"text: line {number} is no row of lscpu -p: {stripped[:60]!r}")
             if int(cpu) in found:
                 raise LayoutError(f"text: line {number}: CPU {cpu} occurs twice")
-            found[int(cpu)] = int(node) if node.isdigit() else None
+            found[int(cpu)] = int(node) if node.isdecimal() else None
             if values.get("online", "Y").upper().startswith("Y"):
                 online.add(int(cpu))
         if not found:
@@ -378,11 +383,11 @@ class Topology:
         for number, line in enumerate(_text("text", text).splitlines(), 1):
             try:
                 if match := re.fullmatch(r"\s*node\s+(\d+)\s+cpus:\s*([\d ]*)", line):
-                    cpus[int(match[1])] = [_cpu("text", int(word)) for word in match[2].split()]
+                    cpus[_node("cpus", int(match[1]))] = [_cpu("text", int(word)) for word in match[2].split()]
                 elif re.match(r"\s*node distances:", line):
                     columns = []
                 elif columns == [] and (match := re.fullmatch(r"\s*node\s+([\d ]+)", line)):
-                    columns = [int(word) for word in match[1].split()]
+                    columns = [_node("distances", int(word)) for word in match[1].split()]
                 elif columns and (match := re.fullmatch(r"\s*(\d+):\s+([\d ]+)", line)):
                     values = [int(word) for word in match[2].split()]
                     if len(values) != len(columns):
@@ -506,6 +511,12 @@ def _cpu(name: str, value: Any) -> int:
         raise LayoutError(str(error)) from None
 
 
+def _node(name: str, number: int) -> int:
+    if number >= _MAX_NODES:
+        raise LayoutError(f"{name}: node {number}: must be from 0 to {_MAX_NODES - 1}")
+    return number
+
+
 def _by_node(rows: dict[int, list[int]], cpus: dict[int, list[int]]) -> np.ndarray | None:
     """Rows of distances as a matrix by node number; None if there are none.
 
@@ -521,6 +532,8 @@ def _by_node(rows: dict[int, list[int]], cpus: dict[int, list[int]]) -> np.ndarr
         row = rows.get(node)
         if row is None or len(row) not in (len(numbers), len(matrix)):
             raise LayoutError(f"distances of node {node}: {row}; there must be one for each of {len(numbers)} nodes")
+        if max(row) > _MAX_DISTANCE:
+            raise LayoutError(f"distances of node {node}: {max(row)}: must be from 0 to {_MAX_DISTANCE}")
         columns = numbers if len(row) == len(numbers) else range(len(matrix))
         matrix[node, list(columns)] = row
     return _matrix("node_distances", matrix)
