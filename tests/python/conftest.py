@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ import percpu as pc
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "data" / "recordings"
 LINUX = ["linux-4.14", "linux-5.2", "linux-5.14"]
+
+
+def pytest_configure():
+    # A shell starts what runs behind it with Ctrl-C ignored, and what it starts would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
