@@ -7,6 +7,7 @@ import gzip
 import os
 import zlib
 from collections import Counter
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -470,16 +471,21 @@ def read_percpu_stats(
 def read_text(path: Path) -> str:
     """Read a text file, plain or gzip, of a size that such texts can have."""
     with path.open("rb") as file:
-        if file.peek(2)[:2] != b"\x1f\x8b":
-            data = file.read(_MAX_BYTES + 1)
-        else:
-            try:
-                with gzip.open(file) as text:
-                    data = text.read(_MAX_BYTES + 1)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise TraceError(f"{path}: damaged gzip: {error}") from error
+        return text_of(file, str(path))
+
+
+def text_of(file: BufferedReader, name: str) -> str:
+    """Read a text from an open file, as `read_text`; errors call it `name`."""
+    if file.peek(2)[:2] != b"\x1f\x8b":
+        data = file.read(_MAX_BYTES + 1)
+    else:
+        try:
+            with gzip.open(file) as text:
+                data = text.read(_MAX_BYTES + 1)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise TraceError(f"{name}: damaged gzip: {error}") from error
     if len(data) > _MAX_BYTES:
-        raise TraceError(f"{path}: more than {_MAX_BYTES} bytes, the limit of a text of this kind")
+        raise TraceError(f"{name}: more than {_MAX_BYTES} bytes, the limit of a text of this kind")
     return data.decode("utf-8", "replace")
 
 

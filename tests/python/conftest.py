@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def pytest_configure():
     # A shell starts what runs behind it with Ctrl-C ignored, and what it starts would inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def standard_input(data):
+    """What `sys.stdin` is when these bytes are piped in."""
+    return io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import gzip
 import json
 import sys
 
@@ -15,7 +15,7 @@ from percpu.answers.explain import check_request
 from percpu.answers.messages import conditions, messages
 from percpu.cli import main
 
-from .conftest import RECORDINGS, ROOT
+from .conftest import RECORDINGS, ROOT, standard_input
 
 # (kind, line, a word of the answer): specification 40 sections 1 to 4 and 20 sections 3 and 7, real samples where there
 # are some, all versions.
@@ -364,8 +364,14 @@ def test_cli(capsys, tmp_path, monkeypatch):
     assert run(capsys, *line.split())[1] == out
     (tmp_path / "log").write_text(f"a\n{line}\n")
     assert "(line 2)" in run(capsys, tmp_path / "log")[1]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(line))
+    monkeypatch.setattr(sys, "stdin", standard_input(line.encode()))
     assert run(capsys, "-")[1] == out
+    monkeypatch.setattr(sys, "stdin", standard_input(gzip.compress(line.encode())))
+    assert run(capsys, "-")[1] == out
+    monkeypatch.setattr(sys, "stdin", standard_input(b"\xff\xfe\x00 and more"))
+    code, out, err = run(capsys, "-")
+    assert (code, err) == (1, "")
+    assert "Not a message" in out
     facts = json.loads(run(capsys, line, "--json")[1])
     assert facts["messages"][0]["values"] == {
         "size": 16, "align": 8, "atomic": True, "reserved": False, "reason": "atomic alloc failed, no space left",

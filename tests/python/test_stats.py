@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import pickle
 import re
@@ -16,7 +15,7 @@ import pytest
 import percpu as pc
 from percpu.cli import main
 
-from .conftest import ROOT
+from .conftest import ROOT, standard_input
 
 DATA = ROOT / "tests" / "data"
 PINNING = [DATA / "head-pinning-618" / f"percpu_stats-{n}.txt" for n in range(5)]
@@ -332,8 +331,15 @@ def test_cli(capsys, tmp_path, monkeypatch):
     _, out, _ = run(capsys, PINNING[0], PINNING[3], "--json")
     assert {"name": "nr_pinned", "before": 1, "after": 3, "change": 2} in json.loads(out)
     assert "nr_pinned" in run(capsys, PINNING[0], PINNING[3])[1]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(MEMCG))
-    assert run(capsys, "-", "--text")[1] == MEMCG
+    for data in (MEMCG.encode(), gzip.compress(MEMCG.encode())):
+        monkeypatch.setattr(sys, "stdin", standard_input(data))
+        assert run(capsys, "-", "--text")[1] == MEMCG
+    monkeypatch.setattr(sys, "stdin", standard_input(b"\xff\xfe\x00"))
+    code, _, err = run(capsys, "-")
+    assert code == 1
+    assert 'line 1: expected "Percpu Memory Statistics"' in err
+    monkeypatch.setattr(sys, "stdin", standard_input(gzip.compress(MEMCG.encode())[:60]))
+    assert run(capsys, "-")[2].startswith("percpu: standard input: damaged gzip: ")
     (tmp_path / "percpu_stats").write_text(MEMCG)
     code, out, _ = run(capsys, "--debugfs", tmp_path, "--json")
     assert json.loads(out)["sizes"]["unit_size"] == 655_360

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from percpu.answers.explain import Explained, explain
 from percpu.cli.arguments import Verbs, add_kernel, byte_size
+from percpu.cli.files import read_input
 from percpu.cli.show import show
 from percpu.errors import InvalidRequest
 from percpu.stats import read_text
@@ -44,7 +44,7 @@ def _most_often(told: Explained, top: int | None) -> Explained:
 
 def _text(words: list[str]) -> str:
     if words == ["-"]:
-        return sys.stdin.read()
+        return read_input()
     if len(words) == 1 and "\n" not in words[0]:
         path = Path(words[0])
         # A file name has no blank nearly always, a message always; what exists is a file.

@@ -1,9 +1,10 @@
-"""Results into files, by the ending of the name."""
+"""Results into files, by the ending of the name; texts from standard input."""
 
 from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ from typing import Any
 from percpu.cli.show import plain
 from percpu.errors import InvalidRequest
 from percpu.results import Result, _import
+from percpu.stats import text_of
 
-__all__ = ["add_out", "writer"]
+__all__ = ["add_out", "read_input", "writer"]
 
 
 def add_out(parser: Any) -> None:
     """Add ``-o``."""
     parser.add_argument("-o", "--out", metavar="FILE", help="write all rows of the table: .csv, .json or .parquet")
+
+
+def read_input() -> str:
+    """Read a text from standard input: plain or gzip, whatever its bytes are."""
+    return text_of(sys.stdin.buffer, "standard input")  # type: ignore[arg-type]
 
 
 def writer(name: str | None) -> Callable[[Result], Any]:

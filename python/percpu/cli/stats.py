@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import percpu
 from percpu.cli.arguments import Verbs, add_kernel
-from percpu.cli.files import add_out, writer
+from percpu.cli.files import add_out, read_input, writer
 from percpu.cli.show import save_picture, show
 from percpu.errors import InvalidRequest
 from percpu.results import Result
@@ -62,7 +61,7 @@ def _live(arguments: argparse.Namespace) -> tuple[PercpuStats, int | None]:
 
 def _of_file(name: str, arguments: argparse.Namespace) -> tuple[PercpuStats | percpu.Allocator, int | None]:
     if name == "-":
-        return read_percpu_stats(sys.stdin.read() + "\n"), None
+        return read_percpu_stats(read_input() + "\n"), None
     path = Path(name)
     text = read_text(path)
     if is_percpu_stats(text) or not text.lstrip().startswith("{"):
