@@ -348,6 +348,11 @@ def test_cli(capsys, tmp_path, monkeypatch):
     assert "CONFIG_PERCPU_STATS" in err
     code, _, err = run(capsys, *PINNING[:3])
     assert (code, err) == (1, "percpu: 3 files: one, or two to be compared\n")
+    for share in ("101", "-1", "nan"):
+        code, _, err = run(capsys, PINNING[0], f"--pinned-below={share}")
+        assert (code, err) == (1, f"percpu: --pinned-below {share}: must be from 0 to 100\n")
+    for files in (PINNING[:1], PINNING[:2]):
+        assert run(capsys, *files, "--cpus", 0)[2] == "percpu: cpus=0: must be from 1 to 1048576\n"
 
 
 def test_cli_on_a_state(capsys, recordings):

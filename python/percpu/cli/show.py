@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from percpu.errors import InvalidRequest
 from percpu.results import Result
 
 __all__ = ["plain", "save_picture", "show", "table"]
@@ -82,5 +83,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def save_picture(ax: Any, path: Path) -> None:
     """Write the figure that holds some axes, making the directory if need be."""
+    forms = ax.figure.canvas.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in forms:
+        text = f"{path}: must end in one of {', '.join('.' + form for form in sorted(forms))}"
+        raise InvalidRequest(text, parameter="plot")
     path.parent.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(path, dpi=120)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import percpu
+from percpu._checks import integer
 from percpu.cli.arguments import Verbs, add_kernel
 from percpu.cli.files import add_out, read_input, writer
 from percpu.cli.show import save_picture, show
@@ -76,11 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidRequest(f"{len(arguments.files)} files: one, or two to be compared", parameter="files")
     if arguments.top is not None and arguments.top < 1:
         raise InvalidRequest(f"--top {arguments.top}: must be at least 1", parameter="top")
+    if not 0 <= arguments.pinned_below <= 100:
+        text = f"--pinned-below {arguments.pinned_below:g}: must be from 0 to 100"
+        raise InvalidRequest(text, parameter="pinned_below")
+    if arguments.cpus is not None:
+        integer("cpus", arguments.cpus, 1, 1 << 20)
     out = writer(arguments.out)
     sources = [_of_file(name, arguments) for name in arguments.files] or [_live(arguments)]
     if len(sources) == 2:
         before, after = (_as_stats(source) for source, _ in sources)
-        _show_comparison(arguments, before, after, arguments.cpus or sources[1][1], out)
+        _show_comparison(arguments, before, after, sources[1][1] if arguments.cpus is None else arguments.cpus, out)
         return 0
     source, cpus = sources[0]
     tables = arguments.table or arguments.out or arguments.plot
