@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -96,6 +98,21 @@ def test_a_stream(capsys):
     assert stream["freeing"]["nr_areas"] == whole["freeing"]["nr_areas"]
 
 
+@pytest.mark.parametrize("how", ["--stream", "--lenient"])
+def test_the_head_of_a_capture_tells_the_cpus_however_it_is_read(capsys, how):
+    capture = CAPTURES / "record-netns.txt.gz"
+    found = json.loads(printed(capsys, capture, how, "--json", "--no-engines"))["summary"]
+    assert (found["cpus"], found["cpus_from"]) == (2, "as the head of the capture says")
+    assert json.loads(printed(capsys, capture, how, "--json", "--no-engines", "--cpus", 5))["summary"]["cpus"] == 5
+
+
+def test_standard_input():
+    command = [sys.executable, "-m", "percpu.cli", "pins", "-", "--json", "--no-engines", "--cpus", "2"]
+    with (CAPTURES / "perf-script.txt.gz").open("rb") as file:
+        out = subprocess.run(command, stdin=file, capture_output=True, check=True).stdout
+    assert json.loads(out)["summary"] == pc.pins(CAPTURES / "perf-script.txt.gz", cpus=2).summary
+
+
 def test_files(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     out, picture = tmp_path / "deep" / "pins.csv", tmp_path / "pins.png"
@@ -106,6 +123,8 @@ def test_files(capsys, tmp_path):
     assert [int(row["nr_areas"]) for row in rows] == p.nr_areas.tolist()
     assert list(rows[0]) == list(p)
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["pins", STATE, "--plot", "x.foo"]) == 1
+    assert capsys.readouterr().err.startswith("percpu: x.foo: must end in one of .")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +133,9 @@ def test_files(capsys, tmp_path):
         ((STATE, "--state", STATE), "is a state itself"),
         ((TRACE, "--state", STATE, "--stream"), "--stream and --state exclude each other"),
         ((STATE, "--top", "0"), "--top 0: must be at least 1"),
+        ((STATE, "--chunks", "0"), "--chunks 0: must be at least 1"),
+        ((STATE, "--bytes", "0"), "--bytes 0: must be at least 1"),
+        ((STATE, "--stats-end", STATE), "--stats-end: "),
         ((STATE, "-o", "x.txt"), "must end in .csv, .json or .parquet"),
         ((TRACE, "--kernel", "1.0"), "kernel='1.0'"),
         (("/nowhere",), "No such file"),

@@ -327,6 +327,10 @@ def test_the_number_of_cpus(tmp_path, layout):
     assert of(sites)[3].endswith("mem_cgroup_css_alloc shows memory cgroups built in")
     plain.write_text(one.format(0, 8))
     assert of(plain)[:3] == (1, 1, 1)
+    # A damaged head tells nothing.
+    for damaged in ("5-3", "0-99999999", "0-1-2", "-"):
+        plain.write_text(f"# kernel=6.12 possible_cpus={damaged}\n{one.format(0, 8)}")
+        assert of(plain)[:3] == (1, 1, 1), damaged
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.parent.name)
@@ -626,10 +630,10 @@ def test_cli(capsys, tmp_path):
     assert f"and {len(naive.counts) - 2} more (--top)" in out
     assert BEFORE in out
     assert "from_events" in out
-    # A stream has no head: the number of CPUs follows from the events. All else is the same.
-    streamed, whole = (run(capsys, NETNS, *more, "--json")[1] for more in (["--stream"], []))
-    assert json.loads(streamed)["owners"] == json.loads(whole)["owners"]
-    assert "bytes_alloc is 4 times" in json.loads(streamed)["summary"]["cpus_source"]
+    # However it is read, the head tells the number of CPUs.
+    ways = (["--stream"], ["--max-events", 10_000], [])
+    streamed, counted, whole = (json.loads(run(capsys, NETNS, *more, "--json")[1]) for more in ways)
+    assert streamed == counted == whole
     peaks = json.loads(run(capsys, NETNS, "--sort", "peak", "--top", 4, "--json")[1])["owners"]
     assert [row["peak_bytes"] for row in peaks] == sorted((peak for peak, *_ in naive.peak.values()), reverse=True)[:4]
     assert peaks[0]["owner"] in run(capsys, NETNS, "--sort", "peak", "--top", 1)[1]
@@ -650,6 +654,9 @@ def test_cli(capsys, tmp_path):
     _, out, _ = run(capsys, state.parent / "trace.txt.gz", "--state", state)
     assert "The start state shows them, not whose they are." in out
     assert run(capsys, NETNS, "--meminfo", 5888)[1].count("by Percpu: of meminfo") == 1
+    # A digit that is no decimal number: a file then.
+    assert "No such file" in run(capsys, NETNS, "--meminfo", "\N{SUPERSCRIPT TWO}")[2]
+    assert run(capsys, state.parent / "trace.txt.gz", "--stream", "--state", state)[1] == out
 
 
 def test_cli_compares(capsys):

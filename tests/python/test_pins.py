@@ -13,7 +13,7 @@ import pytest
 
 import percpu as pc
 from percpu.answers import _ideal
-from percpu.answers._cpus import cpus_of_trace
+from percpu.answers._machine import cpus_of_trace
 from percpu.answers._page_model import PageModel
 
 from .conftest import RECORDINGS, ROOT
@@ -544,6 +544,9 @@ def test_the_number_of_cpus():
         assert pc.pins(trace).summary["cpus"] == found
     assert pc.pins(CAPTURE).summary["cpus_from"] == "as the head of the capture says"
     assert pc.pins(CAPTURE, cpus=7).summary["cpus"] == 7
+    for capture in sorted(CAPTURE.parent.glob("*.txt.gz")):
+        there, owners = pc.pins(capture).summary, pc.owners(capture).summary
+        assert (there["cpus"], there["cpus_from"]) == (owners["cpus"], owners["cpus_source"]), capture.name
 
 
 def test_the_page_model_on_a_made_up_trace():

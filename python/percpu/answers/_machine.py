@@ -17,10 +17,12 @@ from percpu.allocator import Allocator, Chunk
 from percpu.errors import InvalidRequest, NotKept
 from percpu.layout import FirstChunkLayout
 from percpu.stats import read_text
+from percpu.trace import Trace
 
-__all__ = ["Cpus", "live_areas", "meminfo_bytes", "possible_cpus"]
+__all__ = ["Cpus", "cpus_of_head", "cpus_of_trace", "live_areas", "meminfo_bytes", "possible_cpus"]
 
 _HEAD_BYTES = 4096
+_MAX_CPUS = 1 << 20
 _POSSIBLE = re.compile(rb"^# kernel=.* possible_cpus=([0-9,-]{1,1000})", re.MULTILINE)
 
 
@@ -44,7 +46,7 @@ class Cpus(NamedTuple):
 
 
 def possible_cpus(
-    given: int | None,
+    given: int | Cpus | None,
     layout: FirstChunkLayout | None,
     allocator: Allocator | None,
     path: str | os.PathLike[str] | None,
@@ -56,8 +58,8 @@ def possible_cpus(
 
     Parameters
     ----------
-    given : int or None
-        What the user says.
+    given : int, Cpus or None
+        What the user says, or what is known already.
     layout, allocator : optional
         Of that machine.
     path : path, optional
@@ -78,8 +80,10 @@ def possible_cpus(
     ``bytes_alloc`` is the size times the possible CPUs, and twice the size more where memory cgroups are built in (once
     with words of 32 bits), spec 40 section 6. Events of a CPU above what is left after that rule it out.
     """
+    if isinstance(given, Cpus):
+        return given
     if given is not None:
-        number = integer("cpus", given, 1, 1 << 20)
+        number = integer("cpus", given, 1, _MAX_CPUS)
         return Cpus(number, number, number, "as given")
     if layout is not None:
         number = layout.topology.nr_cpus
@@ -87,9 +91,9 @@ def possible_cpus(
     if allocator is not None:
         number = int(allocator._core.config().get("nr_cpus") or allocator.nr_units)
         return Cpus(number, number, number, "of the start state")
-    number = _of_head(path)
-    if number:
-        return Cpus(number, number, number, "as the head of the capture says")
+    head = cpus_of_head(path)
+    if head is not None:
+        return head
     seen = 0 if factor["max_cpu"] is None else factor["max_cpu"] + 1
     if factor["quotients"] is not None and factor["quotients"][0] == factor["quotients"][1]:
         memcg = next((site for site in call_sites if site.startswith("mem_cgroup_")), None)
@@ -119,23 +123,51 @@ def _of_quotient(times: int, seen: int, extra: int, memcg: str | None) -> Cpus:
     return Cpus(times - extra, times - extra, times, text)
 
 
-def _of_head(path: str | os.PathLike[str] | None) -> int:
-    """Possible CPUs by the comment lines of `percpu record`; 0 if there are none."""
+def cpus_of_trace(
+    trace: Trace, given: int | Cpus | None, layout: FirstChunkLayout | None, path: str | os.PathLike[str] | None
+) -> tuple[int, str]:
+    """Return the number of possible CPUs, and where it comes from: what the columns of a trace say, as for `owners`.
+
+    Where nothing tells it, it is taken for the number of the highest CPU that wrote an event, and one.
+    """
+    cpu = trace["cpu"][~trace.missing("cpu")]
+    top = int(cpu.max(initial=0)) if len(cpu) else None
+    told = ~trace.missing("alloc_bytes") & (trace["size_bytes"] > 0)
+    size, total = trace["size_bytes"][told], trace["alloc_bytes"][told]
+    whole = (total >= size) & (total % np.maximum(size, 1) == 0)
+    quotients = (total // np.maximum(size, 1))[whole]
+    addresses = trace["base_addr"][~trace.missing("base_addr")]
+    factor = {
+        "max_cpu": top,
+        "quotients": (int(quotients.min()), int(quotients.max())) if len(quotients) else None,
+        "wide": bool(trace.attrs["hashed"] or (addresses >> np.uint64(32)).any()),
+    }
+    sites = trace["call_site"][~trace.missing("call_site")]
+    names = [trace._categories["call_site"][code] for code in np.unique(sites).tolist()]
+    found = possible_cpus(given, layout, None, path, trace.geometry, factor, names)
+    if found.number is None:
+        return 1 if top is None else top + 1, "the highest CPU that wrote an event; there may be more"
+    return found.number, found.source
+
+
+def cpus_of_head(path: str | os.PathLike[str] | None) -> Cpus | None:
+    """Possible CPUs by the comment lines of `percpu record`; None if there are none."""
     if path is None or os.fspath(path) == "-":
-        return 0
+        return None
     try:
         with Path(path).open("rb") as file, gzip.GzipFile(fileobj=file) as text:
             data = (text if file.peek(2)[:2] == b"\x1f\x8b" else file).read(_HEAD_BYTES)
     except (OSError, EOFError, zlib.error):
-        return 0
+        return None
     found = _POSSIBLE.search(data)
     if found is None:
-        return 0
+        return None
     ranges = [part.partition(b"-") for part in found[1].split(b",")]
     try:
-        return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+        number = sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
     except ValueError:
-        return 0
+        return None
+    return Cpus(number, number, number, "as the head of the capture says") if 1 <= number <= _MAX_CPUS else None
 
 
 def live_areas(allocator: Allocator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

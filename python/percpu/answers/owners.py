@@ -11,7 +11,7 @@ import numpy as np
 from percpu import _core
 from percpu._checks import choice, integer
 from percpu.allocator import Allocator
-from percpu.answers._machine import live_areas, meminfo_bytes, possible_cpus
+from percpu.answers._machine import Cpus, live_areas, meminfo_bytes, possible_cpus
 from percpu.answers._owners_table import Making
 from percpu.errors import InvalidRequest
 from percpu.follow import Follow
@@ -346,7 +346,7 @@ def owners(
     given = (_statistics("stats", stats), _statistics("stats_end", stats_end))
     start, end = (None if one is None else one.to_text() for one in given)
     populated = meminfo_bytes(meminfo)
-    if cpus is not None:
+    if cpus is not None and not isinstance(cpus, Cpus):
         cpus = integer("cpus", cpus, 1, 1 << 20)
     if layout is not None:
         if unit_size is not None and unit_size != layout.unit_size:

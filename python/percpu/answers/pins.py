@@ -13,8 +13,8 @@ import numpy as np
 from percpu._checks import integer, release
 from percpu.allocator import Allocator
 from percpu.answers import _ideal
-from percpu.answers._cpus import cpus_of_trace
 from percpu.answers._freeing import MAX_CHOICES, PageCosts, fewest_for_pages
+from percpu.answers._machine import Cpus, cpus_of_trace
 from percpu.answers._pinned import (
     KINDS,
     LISTS,
@@ -649,7 +649,7 @@ def pins(
     True
     """
     what = _opened(source, kernel)
-    if cpus is not None:
+    if cpus is not None and not isinstance(cpus, Cpus):
         integer("cpus", cpus, 1, 1 << 20)
     if isinstance(what, Allocator):
         for name, value in (
@@ -766,6 +766,8 @@ def _facts_of_trace(
     stock = None if stats is None else stats.totals.get("empty_pop_pages")
     if trace is not None:
         told, where = cpus_of_trace(trace, cpus, layout, path)
+    elif isinstance(cpus, Cpus):
+        told, where = int(cpus.number or 1), cpus.source
     elif cpus is not None:
         told, where = cpus, "as given"
     else:

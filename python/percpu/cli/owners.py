@@ -12,6 +12,7 @@ import numpy as np
 
 import percpu
 from percpu import _core
+from percpu.answers._machine import cpus_of_head
 from percpu.answers._owners_text import SORTS, head, lines, order, rows, signed
 from percpu.answers.owners import Owners
 from percpu.answers.owners_compare import OwnersComparison
@@ -85,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _owners(arguments: argparse.Namespace, path: str, first: bool) -> Owners:
     """Owners of a capture; what comes with the other one, as statistics, is of no use for an earlier one."""
     trace: str | Iterator[Trace] | Trace = path
+    # Blocks and traces that are read here have no head any more.
+    cpus = cpus_of_head(path) if arguments.cpus is None and (first or arguments.state is None) else arguments.cpus
     if arguments.stream:
         trace = blocks(arguments, path, "reading")
     elif arguments.max_events is not None or path == "-":
@@ -95,13 +98,13 @@ def _owners(arguments: argparse.Namespace, path: str, first: bool) -> Owners:
         extra = {
             "stats": arguments.stats and Path(arguments.stats),
             "stats_end": arguments.stats_end and Path(arguments.stats_end),
-            "meminfo": int(meminfo) if meminfo is not None and meminfo.isdigit() else meminfo,
+            "meminfo": int(meminfo) if meminfo is not None and meminfo.isdecimal() else meminfo,
         }
     return percpu.owners(
         trace,
         None if first else arguments.state,
         by=arguments.by,
-        cpus=arguments.cpus,
+        cpus=cpus,  # type: ignore[arg-type]
         kallsyms=arguments.kallsyms,
         unit_size=arguments.unit_size,
         window=arguments.window,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import percpu
+from percpu.answers._machine import cpus_of_head
 from percpu.answers.pins import Freeing, Pins, is_state
 from percpu.cli.arguments import Verbs, byte_size
 from percpu.cli.files import add_out, writer
@@ -36,17 +37,19 @@ def add(verbs: Verbs) -> None:
     """Add the verb."""
     text = "say what keeps per-CPU chunks and pages, and which few areas to free; from a capture or a state"
     parser = verbs.add("pins", run, text)
-    parser.add_argument("source", metavar="TRACE|STATE", help="capture in any form, or state file (JSON)")
+    text = "capture in any form (- is standard input), or state file (JSON)"
+    parser.add_argument("source", metavar="TRACE|STATE", help=text)
     parser.add_argument("--state", metavar="FILE", help="state file at the start of the capture: then all is known")
     parser.add_argument("--stats", metavar="FILE", help="percpu_stats from right before the capture")
     parser.add_argument("--stats-end", metavar="FILE", help="percpu_stats from right after it: what was not seen")
     parser.add_argument("--unit-size", type=byte_size, metavar="BYTES", help="one CPU's share of a chunk, as 1M")
     parser.add_argument("--cpus", type=int, metavar="N", help="possible CPUs (default: as state or capture tell)")
     parser.add_argument("--top", type=int, default=12, metavar="N", help="chunks in the table (default: %(default)s)")
-    parser.add_argument(
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument(
         "--chunks", type=int, default=1, metavar="K", help="chunks that shall go away (default: %(default)s)"
     )
-    parser.add_argument("--bytes", type=byte_size, metavar="BYTES", help="or memory that shall come back, of all CPUs")
+    goal.add_argument("--bytes", type=byte_size, metavar="BYTES", help="or memory that shall come back, of all CPUs")
     parser.add_argument("--owners", action="store_true", help="show who lies in each chunk shown")
     parser.add_argument("--no-engines", action="store_true", help="do not make the requests on other engines")
     parser.add_argument(
@@ -61,8 +64,10 @@ def add(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    if arguments.top < 1:
-        raise InvalidRequest(f"--top {arguments.top}: must be at least 1", parameter="top")
+    for name in ("top", "chunks", "bytes"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InvalidRequest(f"--{name} {value}: must be at least 1", parameter=name)
     out = writer(arguments.out)
     result = _pins(arguments)
     freeing, why = _freeing(arguments, result)
@@ -91,27 +96,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pins(arguments: argparse.Namespace) -> Pins:
-    source: Any = arguments.source
-    how = {"cpus": arguments.cpus, "kernel": arguments.kernel}
-    path = Path(source)
-    if is_state(path):
-        given = (("state", arguments.state), ("stats", arguments.stats), ("stats_end", arguments.stats_end))
-        for name, value in given:
+    name: str = arguments.source
+    source: Any = Path(name)
+    stats, end = (value and Path(value) for value in (arguments.stats, arguments.stats_end))
+    how: dict[str, Any] = {"cpus": arguments.cpus, "kernel": arguments.kernel, "stats_end": end}
+    if name != "-" and is_state(source):
+        given = (("state", arguments.state), ("stats", stats), ("stats-end", end))
+        for option, value in given:
             if value is not None:
-                raise InvalidRequest(f"--{name}: {source} is a state itself", parameter=name)
-        return percpu.pins(path, unit_size=arguments.unit_size, **how)
+                raise InvalidRequest(f"--{option}: {name} is a state itself", parameter=option.replace("-", "_"))
+        return percpu.pins(source, unit_size=arguments.unit_size, **how)
+    if arguments.state is None and arguments.cpus is None:
+        how["cpus"] = cpus_of_head(name)  # what is read below has no head any more
     if arguments.stream:
         if arguments.state is not None:
             raise InvalidRequest("--stream and --state exclude each other", parameter="stream")
-        parts = blocks(arguments, source, "reading")
-        stats = arguments.stats and Path(arguments.stats)
-        followed = percpu.replay(parts, mode="follow", stats=stats, unit_size=arguments.unit_size)
-        end = arguments.stats_end and Path(arguments.stats_end)
-        return percpu.pins(followed, stats_end=end, **how)
-    trace = percpu.read_trace(source, strict=False) if arguments.lenient else path
-    stats = arguments.stats and Path(arguments.stats)
-    end = arguments.stats_end and Path(arguments.stats_end)
-    return percpu.pins(trace, arguments.state, stats=stats, stats_end=end, unit_size=arguments.unit_size, **how)
+        parts = blocks(arguments, name, "reading")
+        return percpu.pins(percpu.replay(parts, mode="follow", stats=stats, unit_size=arguments.unit_size), **how)
+    if name == "-" or arguments.lenient:
+        source = percpu.read_trace(name, strict=not arguments.lenient)
+    return percpu.pins(source, arguments.state, stats=stats, unit_size=arguments.unit_size, **how)
 
 
 def _freeing(arguments: argparse.Namespace, result: Pins) -> tuple[Freeing | None, str | None]:
@@ -140,7 +144,8 @@ def _say(result: Pins) -> None:
     memory = human_bytes(s["populated_bytes"])
     print(
         f"{_count(s['nr_areas'], 'area')} of {s['used_bytes']:,} bytes in {_count(s['nr_chunks'], 'chunk')} hold "
-        f"{s['populated_pages']:,} pages x {_count(s['cpus'], 'CPU')} = {memory}; {s['empty_pages']:,} pages are empty."
+        f"{_count(s['populated_pages'], 'page')} x {_count(s['cpus'], 'CPU')} = {memory}; "
+        f"{_count(s['empty_pages'], 'page')} {'is' if s['empty_pages'] == 1 else 'are'} empty."
     )
     print(f"CPUs: {s['cpus_from']}. Pages: {_from(s)}.")
     if s["nr_diverged"]:
