@@ -13,6 +13,7 @@ from percpu import _rich
 from percpu._checks import integer
 from percpu._svg import Svg, facts, page, table
 from percpu.allocator import Allocator
+from percpu.answers._machine import live_areas
 from percpu.errors import InvalidRequest
 from percpu.plot import _style
 from percpu.plot._style import human_bytes
@@ -326,31 +327,13 @@ def _by_size(run: Any) -> str:
     """Sum live areas up by size, where call sites are not recorded."""
     note = "The trace has no call sites (kernels before 5.19 print none): by size instead."
     if isinstance(run, Follow):
-        live = run.live()
-        sizes, counts = np.unique(live.size_bytes, return_counts=True)
+        lengths = run.live().size_bytes
     else:
-        lengths = [_sizes_of(chunk) for chunk in run.at(run.summary["nr_events"]).chunks.values()]
-        sizes, counts = np.unique(np.concatenate(lengths or [np.zeros(0, int)]), return_counts=True)
+        _, _, lengths = live_areas(run.at(run.summary["nr_events"]))
+    sizes, counts = np.unique(lengths, return_counts=True)
     order = np.argsort(-(sizes * counts.astype(np.uint64)).astype(np.int64), kind="stable")[:_OWNERS]
     rows = [(int(sizes[i]), int(counts[i]), int(sizes[i]) * int(counts[i])) for i in order]
     return table(("size, bytes", "live areas", "bytes of one CPU"), rows) + _note(note)
-
-
-def _sizes_of(chunk: Any) -> np.ndarray:
-    """Sizes of the live areas of a chunk."""
-    alloc, bound = np.asarray(chunk.alloc_map), np.asarray(chunk.bound_map)
-    granule = chunk.min_alloc_size
-    before = np.concatenate(([False], alloc[:-1]))
-    starts = np.flatnonzero(alloc & (bound[:-1] | ~before))
-    after = np.concatenate((alloc[1:], [False]))
-    ends = np.flatnonzero(alloc & (bound[1:] | ~after)) + 1
-    sizes = (ends - starts) * granule
-    hidden = np.zeros(len(starts), dtype=bool)
-    if chunk.start_offset and len(hidden):
-        hidden[0] = True
-    if chunk.end_offset and len(hidden):
-        hidden[-1] = True
-    return sizes[~hidden]
 
 
 def _end(run: Any) -> Section:

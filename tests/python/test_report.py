@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import pytest
 import percpu as pc
 from percpu.cli import main
 from percpu.plot import chunk_heat
-from percpu.report import _CIVIDIS, _sizes_of, heat_svg
+from percpu.report import _CIVIDIS, heat_svg
 
 from .test_rich import images, pictures
 
@@ -104,15 +107,39 @@ def test_the_colours_of_chunks_over_time(run):
         assert np.abs(cells[row, column] - near).max() <= step / 2 + 1
 
 
-def test_sizes_of_areas_are_those_asked_for(layout):
-    a = pc.Allocator(layout)
-    fresh = {number: len(_sizes_of(a.chunks[number])) for number in a.chunks}
-    assert set(fresh.values()) == {0}
-    sizes = np.random.default_rng(2).integers(1, 900, 200)
-    batch = a.alloc_many(sizes)
-    rounded = -(-sizes // 4) * 4
-    for number, chunk in a.chunks.items():
-        assert sorted(_sizes_of(chunk).tolist()) == sorted(rounded[batch.chunk == number].tolist())
+@pytest.mark.parametrize("known", [True, False])
+def test_without_call_sites_areas_are_counted_by_size(recordings, known):
+    """As kernels before 5.19 print it; with the state every chunk counts, the reserved one too."""
+    run = next(d for d in recordings if d.name == "reserved-612")
+    text = gzip.decompress((run / "trace.txt.gz").read_bytes()).decode()
+    trace = pc.read_trace(io.BytesIO(re.sub(r"call_site=.*? reserved=", "reserved=", text).encode()))
+    body = pc.report(trace, state=run / "state-a.json.gz" if known else None).sections[3].body
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)[1:]]
+    found = [tuple(int(cell.replace(",", "")) for cell in row) for row in rows]
+    if known:
+        sizes = pc.pins(run / "state-b.json.gz").areas.size_bytes
+    else:
+        live = {}
+        for row in trace.rows():
+            if row["kind"] in ("alloc", "free"):
+                live.pop((row["base_addr"], row["off_bytes"]), None)
+            if row["kind"] == "alloc":
+                live[row["base_addr"], row["off_bytes"]] = -(-row["size_bytes"] // 4) * 4
+        sizes = list(live.values())
+    counts = Counter(np.asarray(sizes).tolist())
+    expected = sorted(((size, n, size * n) for size, n in counts.items()), key=lambda row: (-row[2], row[0]))
+    assert found == expected[:20]
+
+
+def test_a_replay_in_which_no_chunk_is_ever_made():
+    line = "a-1 [000] d..2. 1.000000: percpu_free_percpu: base_addr=0000000000100000 off=0 ptr=0000000000100000\n"
+    trace = pc.read_trace(io.BytesIO(line.encode()))
+    start = pc.Allocator(unit_size=64 << 10, nr_units=2)
+    assert [section.title for section in pc.report(trace, state=start).sections] == [
+        name for name in SECTIONS if name != "Chunks over time"
+    ]
+    with pytest.raises(pc.InvalidRequest, match="what: there is no chunk at any time"):
+        chunk_heat(pc.replay(trace, start))
 
 
 def test_odd_traces(recordings):

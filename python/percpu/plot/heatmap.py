@@ -64,7 +64,7 @@ def chunk_heat(what: Any, stretches: int = 240) -> ChunkHeat:
     Raises
     ------
     InvalidRequest
-        If there is no event.
+        If there is no event, or no chunk.
 
     Notes
     -----
@@ -99,6 +99,8 @@ def _of_states(run: Any, stretches: int) -> ChunkHeat:
             row[number] = served - info["free_bytes"]
         used.append(row)
     numbers = sorted({number for row in used for number in row})
+    if not numbers:
+        raise InvalidRequest("what: there is no chunk at any time", parameter="what")
     grid = np.array([[row.get(number, np.nan) for row in used] for number in numbers], dtype=float)
     return ChunkHeat(event, grid, [str(number) for number in numbers], capacity, True)
 
