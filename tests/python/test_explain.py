@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import sys
 
@@ -328,6 +329,20 @@ def test_state_and_trace_of_a_real_failure():
     other = pc.explain(line.replace("3000", "3004"), trace=trace)[0]
     assert other.in_trace["nr_same_request"] == 0
     assert "The trace has no failure of this request" in other.findings[0]
+
+
+def test_the_same_size_outside_of_the_reserved_chunk_is_another_request():
+    event = "a-1 [000] d..2. {}.000000: percpu_alloc_percpu{}: reserved={} is_atomic=0 size=64 align=8"
+    place = " base_addr=0000000000100000 off={} ptr=0000000000100000"
+    lines = [event.format(0, "", 0) + place.format(0), event.format(1, "", 1) + place.format(64)]
+    lines += [event.format(2, "_fail", 0), event.format(3, "_fail", 0), event.format(4, "_fail", 1)]
+    trace = pc.read_trace(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
+    line = "allocation failed, size=64 align=8 atomic=0, {}"
+    reserved = pc.explain(line.format("alloc from reserved chunk failed"), trace=trace)[0]
+    assert "this request fails once (first at event 4) and is served once." in reserved.findings[0]
+    # Without a reserved chunk a request for it is like any other, so that the message does not tell.
+    other = pc.explain(line.format("failed to populate"), trace=trace)[0]
+    assert "this request fails 3 times (first at event 2) and is served 2 times." in " ".join(other.findings)
 
 
 @pytest.mark.parametrize("name", ["drain-612-4cpu", "reserved-612"])

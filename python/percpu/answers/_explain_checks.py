@@ -270,9 +270,10 @@ def _largest(values: dict[str, Any], trace: Trace) -> Told:
         "nr_same_request": same,
     }
     site = "" if row["call_site"] is None else f" by {row['call_site']}"
+    times = "once" if same == 1 else f"{same} times"
     texts.append(
         f"Its largest request has {facts['max_size_bytes']} bytes{site}, its largest alignment is "
-        f"{facts['max_align_bytes']}; the size and alignment of the line occur {same} times."
+        f"{facts['max_align_bytes']}; the size and alignment of the line occur {times}."
     )
     return facts, texts
 

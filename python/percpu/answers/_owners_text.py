@@ -122,7 +122,7 @@ def _head(s: dict[str, Any]) -> Iterator[str]:
     time = "" if s["seconds"] is None else f" in {duration(s['seconds'])}"
     plural = "" if s["cpus"] == 1 else "s"
     cpus = "The number of possible CPUs is" if s["cpus"] is None else f"{s['cpus']} possible CPU{plural}:"
-    yield f"{s['nr_events']:,} events{time}. {cpus} {s['cpus_source']}."
+    yield f"{s['nr_events']:,} event{'' if s['nr_events'] == 1 else 's'}{time}. {cpus} {s['cpus_source']}."
     with_before = ", with what was there before" if s["unseen_source"] == "state" else ""
     yield (
         f"Live at the end and seen being allocated: {areas(s['nr_live'])}, {s['live_bytes']:,} bytes on each CPU"

@@ -143,9 +143,8 @@ class Explained(Sequence[Explanation]):
     def __str__(self) -> str:
         parts = [str(message) for message in self]
         parts += [
-            f"{text}   (line {line})\n\nNot a message of the per-CPU allocator that is known here (those of Linux "
-            f"2.6.30 to "
-            "6.18 are)."
+            f"{text}   (line {line})\n\nNot a message of the per-CPU allocator that is known here "
+            "(those of Linux 2.6.30 to 6.18 are)."
             for line, text in self.unknown
         ]
         if not parts:
@@ -318,8 +317,8 @@ def _illegal(size: int, align: int, page_size: int) -> Iterator[str]:
         yield "The alignment is not a power of two."
     if 0 < size <= largest and 0 < align <= page_size and not align & (align - 1):
         yield (
-            f"With pages of {page_size} bytes this request is legal; the line is of a machine with other pages, or "
-            f"damaged."
+            f"With pages of {page_size} bytes this request is legal; the line is of a machine with other pages, "
+            "or damaged."
         )
 
 
@@ -331,24 +330,20 @@ def _look_up(trace: Trace, request: dict[str, Any]) -> dict[str, Any]:
     kinds = {name: code for code, name in enumerate(_core.EVENT_KINDS)}
     kind = trace["kind"]
     failed = kind == kinds["fail"]
-    same = failed & (trace["size_bytes"] == request["size"]) & (trace["align_bytes"] == request["align"])
-    same &= trace["atomic"] == request["atomic"]
-    events = np.flatnonzero(same)
     allocs = kind == kinds["alloc"]
+    same = (trace["size_bytes"] == request["size"]) & (trace["align_bytes"] == request["align"])
+    same &= trace["atomic"] == request["atomic"]
+    if request["reserved"]:
+        # Other messages do not tell: without a reserved chunk such a request is like any other.
+        same &= trace["reserved"]
+    events = np.flatnonzero(failed & same)
     unit = {"nanoseconds": 1, "microseconds": 1000}.get(trace.info["clock"])
     facts: dict[str, Any] = {
         "nr_events": len(trace),
         "nr_failed": int(failed.sum()),
         "nr_same_request": len(events),
         "first_event": int(events[0]) if len(events) else None,
-        "nr_served_same_request": int(
-            (
-                allocs
-                & (trace["size_bytes"] == request["size"])
-                & (trace["align_bytes"] == request["align"])
-                & (trace["atomic"] == request["atomic"])
-            ).sum()
-        ),
+        "nr_served_same_request": int((allocs & same).sum()),
     }
     if len(events) and unit is not None:
         time = trace["time_ns"].astype(np.int64)
@@ -363,13 +358,13 @@ def _look_up(trace: Trace, request: dict[str, Any]) -> dict[str, Any]:
 
 def _of_trace(facts: dict[str, Any]) -> Iterator[str]:
     if not facts["nr_same_request"]:
-        others = f"{facts['nr_failed']} other requests fail in it" if facts["nr_failed"] else "no request fails in it"
+        n = facts["nr_failed"]
+        others = f"{n} other request{' fails' if n == 1 else 's fail'} in it" if n else "no request fails in it"
         yield f"The trace has no failure of this request; {others}."
         return
     yield (
-        f"In the trace this request fails {facts['nr_same_request']} times (first at event {facts['first_event']}) "
-        f"and is "
-        f"served {facts['nr_served_same_request']} times."
+        f"In the trace this request fails {_times(facts['nr_same_request'])} (first at event {facts['first_event']}) "
+        f"and is served {_times(facts['nr_served_same_request'])}."
     )
     if "allocs_in_the_second_before" in facts:
         yield (
@@ -377,6 +372,10 @@ def _of_trace(facts: dict[str, Any]) -> Iterator[str]:
             f"{facts['atomic_allocs_in_the_second_before']} of them atomically, "
             f"{facts['chunks_created_in_the_second_before']} chunks made."
         )
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
 
 
 def _at_failure(
@@ -552,28 +551,28 @@ def _of_state(
     stock = "" if pages is None else f", {pages} of them without any area"
     yield (
         f"There are {facts['free_bytes']} free bytes in {where}; {facts['nr_populated_pages']} pages are "
-        f"populated{stock}. "
-        f"The largest run at alignment {max(align, allocator.min_alloc_size)} has {facts['largest_fit_bytes']} "
-        f"bytes, on "
-        f"populated pages {facts['largest_populated_fit_bytes']}."
+        f"populated{stock}. The largest run at alignment {max(align, allocator.min_alloc_size)} has "
+        f"{facts['largest_fit_bytes']} bytes, on populated pages {facts['largest_populated_fit_bytes']}."
     )
-    if facts["nr_chunks_passed_by"]:
+    passed = facts["nr_chunks_passed_by"]
+    if passed == 1:
         yield (
-            f"{facts['nr_chunks_passed_by']} of them hold a run that would do, and are passed by: their hints are "
-            f"too low, or "
-            "they stand in a list that is not searched for this size."
+            "1 of them holds a run that would do, and is passed by: its hints are too low, or it stands in a list that "
+            "is not searched for this size."
+        )
+    elif passed:
+        yield (
+            f"{passed} of them hold a run that would do, and are passed by: their hints are too low, or they stand in "
+            "a list that is not searched for this size."
         )
     elif facts["served"]:
         return
     elif facts["largest_fit_bytes"] < size:
-        yield f"No free run has {size} bytes at that alignment, populated or not" + (
-            ": only freeing areas helps." if reserved else ": a new chunk is needed" + (", which an atomic request "
-            "must "
-            "not make." if atomic else ".")
-        )  # fmt: skip
+        need = "a new chunk is needed, which an atomic request must not make" if atomic else "a new chunk is needed"
+        need = "only freeing areas helps" if reserved else need
+        yield f"No free run has {size} bytes at that alignment, populated or not: {need}."
     elif atomic and facts["largest_populated_fit_bytes"] < size:
         yield (
             "Free runs of that size lie on pages without memory, which an atomic request must not populate: the "
-            "limit is "
-            "the stock of populated pages, not the room."
+            "limit is the stock of populated pages, not the room."
         )

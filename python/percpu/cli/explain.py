@@ -38,8 +38,8 @@ def _most_often(told: Explained, top: int | None) -> Explained:
         return told
     if top < 1:
         raise InvalidRequest(f"--top {top}: must be at least 1", parameter="top")
-    kept = sorted(told.messages, key=lambda message: -len(message.lines))[:top]
-    return replace(told, messages=tuple(message for message in told.messages if message in kept))
+    often = sorted(range(len(told)), key=lambda index: -len(told[index].lines))[:top]
+    return replace(told, messages=tuple(told[index] for index in sorted(often)))
 
 
 def _text(words: list[str]) -> str:
