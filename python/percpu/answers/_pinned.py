@@ -13,7 +13,7 @@ from percpu.allocator import Allocator, Chunk
 from percpu.answers._page_model import PageModel, pairs
 from percpu.errors import InvalidRequest, NotKept
 from percpu.follow import Follow
-from percpu.stats import PercpuStats
+from percpu.stats import _LABELS, PercpuStats
 from percpu.trace import Trace
 
 __all__ = ["KINDS", "LISTS", "View", "book", "join", "settled", "tell_unseen", "view_of_allocator", "view_of_follow"]
@@ -26,6 +26,8 @@ _UNKNOWN, _FREE, _HELD, _HIDDEN = 0, 1, 3, 4
 _PASSES = 16
 # Pages of all chunks of a trace together, as far as they are looked at one by one: 64 GiB of each CPU.
 _MAX_PAGES = 1 << 24
+# Chunks times rows of statistics that are compared; beyond that nothing is told.
+_MAX_PAIRS = 1 << 24
 
 
 @dataclass
@@ -303,8 +305,11 @@ def view_of_follow(
     areas: list[tuple[np.ndarray, np.ndarray]] = []
     kept: list[np.ndarray] = []
     first_free: list[int] = []
-    numbers: list[int] = []
-    for number in np.flatnonzero(~gone).tolist():
+    starts = live.off_bytes.astype(np.int64)
+    ends = starts + live.size_bytes.astype(np.int64)
+    present = np.flatnonzero(~gone)
+    first_area, end_area = np.searchsorted(live.chunk, present), np.searchsorted(live.chunk, present, "right")
+    for number, begin, stop in zip(present.tolist(), first_area.tolist(), end_area.tolist(), strict=True):
         cells = followed.cells(number)
         n = -(-max(len(cells) * granule, 1) // page_size)
         padded = np.full(n * (page_size // granule), _HIDDEN, dtype=np.uint8)
@@ -314,16 +319,13 @@ def view_of_follow(
         boot = bool(table.boot[number])
         free = np.flatnonzero(cells == _FREE)
         first_free.append(int(free[0]) if len(free) else len(cells))
-        mine = np.flatnonzero(live.chunk == number)
-        kept.append(mine)
-        start = live.off_bytes[mine].astype(np.int64)
-        end = start + live.size_bytes[mine].astype(np.int64)
+        kept.append(np.arange(begin, stop))
+        start, end = starts[begin:stop], ends[begin:stop]
         areas.append((start, end))
         hidden = (padded == _HIDDEN).any(axis=1)
         blocked = hidden | (unknown > 0)
         populated = np.where(_touched(start, end, page_size, n) | hidden, 1, -1).astype(np.int8)
         pages.append({"populated": populated, "blocked": blocked, "unknown": unknown * granule})
-        numbers.append(number)
         rows.append(
             {
                 "chunk": number,
@@ -385,47 +387,52 @@ def tell_unseen(view: View, stats: PercpuStats, pointers: bool) -> None:
     largest = np.zeros(n, dtype=np.int64)
     np.maximum.at(largest, view.areas["chunk"], view.areas["size_bytes"])
     table = stats.table()
-    label = [row["label"] for row in stats.chunks.rows()]
+    label = stats.chunks["label"]
     # Pointers show which chunk is the first, unless they are hashed or not translated (one CPU, no static region).
     shown = pointers and stats.sizes["static_size"] > 0
     with_first = bool((c["kind"] == 1).any()) or not shown
-    rows = [i for i, name in enumerate(label) if name != "reserved" and (with_first or name != "first")]
-    open_chunks = list(range(n))
+    rows = np.flatnonzero((label != _LABELS.index("reserved")) & (with_first | (label != _LABELS.index("first"))))
+    if n * len(rows) > _MAX_PAIRS:
+        return
+    boot = label[rows] == _LABELS.index("first")
+    nr, own = stats.chunks["nr_alloc"][rows], table["used_bytes"][rows]
 
-    def fits(chunk: int, i: int) -> bool:
-        nr, own = int(stats.chunks["nr_alloc"][i]), int(table["used_bytes"][i])
-        boot = label[i] == "first"
-        maybe_first = c["kind"][chunk] == 1 or (not shown and not c["created"][chunk])
-        if (boot and not maybe_first) or (not boot and c["kind"][chunk] == 1) or nr < seen[chunk] or own < used[chunk]:
-            return False
-        # What is left over is nothing, or some areas of some bytes each.
-        if (not boot and own > most[chunk]) or (nr == seen[chunk]) != (own == used[chunk]):
-            return False
-        if int(stats.chunks["first_free_bits"][i]) > c["first_free"][chunk] and not boot:
-            return False
-        return int(stats.chunks["cur_max_alloc_bytes"][i]) >= largest[chunk]
+    def of(values: np.ndarray) -> np.ndarray:
+        return values[:, None]
 
-    def left_over(chunk: int, i: int) -> tuple[int, int]:
-        return int(stats.chunks["nr_alloc"][i] - seen[chunk]), int(table["used_bytes"][i] - used[chunk])
-
-    def forced() -> tuple[int, int] | None:
-        for chunk in open_chunks:
-            fitting = [i for i in rows if fits(chunk, i)]
-            if fitting and len({left_over(chunk, i) for i in fitting}) == 1:
-                return chunk, fitting[0]
-        # Where every chunk was seen, each row is of one of them.
-        for i in rows if len(rows) == len(open_chunks) else []:
-            fitting = [chunk for chunk in open_chunks if fits(chunk, i)]
-            if len(fitting) == 1:
-                return fitting[0], i
-        return None
-
-    while (pair := forced()) is not None:
-        chunk, i = pair
-        c["unseen_areas"][chunk], c["unseen_bytes"][chunk] = left_over(chunk, i)
+    # By chunk and row: whether the row may be of the chunk.
+    maybe_first = (c["kind"] == 1) | (~c["created"] & (not shown))
+    fits = np.where(boot, of(maybe_first), of(c["kind"] != 1)) & (nr >= of(seen)) & (own >= of(used))
+    # What is left over is nothing, or some areas of some bytes each.
+    fits &= (boot | (own <= of(most))) & ((nr == of(seen)) == (own == of(used)))
+    fits &= boot | (stats.chunks["first_free_bits"][rows] <= of(c["first_free"]))
+    fits &= stats.chunks["cur_max_alloc_bytes"][rows] >= of(largest)
+    # Rows that leave the same over, whatever the chunk: how many of each sort fit, and how many sorts do.
+    sort = np.unique(np.stack([nr, own]), axis=1, return_inverse=True)[1].reshape(-1)
+    count = np.zeros((n, len(rows)), dtype=np.int32)
+    for row in range(len(rows)):
+        count[:, sort[row]] += fits[:, row]
+    sorts, chunks = (count > 0).sum(axis=1), fits.sum(axis=0)
+    left = [n, len(rows)]
+    while True:
+        if (found := np.flatnonzero(sorts == 1)).size:
+            chunk = int(found[0])
+            row = int(np.flatnonzero(fits[chunk])[0])
+        elif left[0] == left[1] and (found := np.flatnonzero(chunks == 1)).size:
+            # Where every chunk was seen, each row is of one of them.
+            row = int(found[0])
+            chunk = int(np.flatnonzero(fits[:, row])[0])
+        else:
+            return
+        c["unseen_areas"][chunk], c["unseen_bytes"][chunk] = nr[row] - seen[chunk], own[row] - used[chunk]
         c["complete"][chunk] |= c["unseen_areas"][chunk] == 0 and c["kind"][chunk] == 2
-        open_chunks.remove(chunk)
-        rows.remove(i)
+        left = [left[0] - 1, left[1] - 1]
+        chunks -= fits[chunk]
+        fits[chunk], count[chunk], sorts[chunk] = False, 0, 0
+        less = np.flatnonzero(fits[:, row])
+        count[less, sort[row]] -= 1
+        sorts[less] -= count[less, sort[row]] == 0
+        fits[:, row], chunks[row] = False, 0
 
 
 def _presets() -> tuple[list[str], list[str]]:
