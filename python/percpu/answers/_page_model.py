@@ -64,14 +64,15 @@ def pairs(trace: Trace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class _ChunkPages:
     """Pages of one chunk: areas on each, whether there is memory behind, and the empty ones."""
 
-    __slots__ = ("areas", "empty", "followed", "isolated", "live", "populated", "since", "whole")
+    __slots__ = ("areas", "empty", "followed", "isolated", "live", "longest", "populated", "since", "whole")
 
     def __init__(self, n: int, followed: list[bool] | None, whole: bool) -> None:
         self.areas = [0] * n
         self.populated = [False] * n
         self.followed = [True] * n if followed is None else followed
-        self.empty = 0
+        self.empty: set[int] = set()  # pages with memory and without areas
         self.live = 0
+        self.longest: int | None = None  # free run, in pages; None after a change
         self.isolated = False
         self.since = 0  # place among the isolated ones
         self.whole = whole
@@ -181,7 +182,7 @@ class PageModel:
             elif kind == destroy:
                 gone = self._chunks.pop(base, None)
                 if gone is not None and not gone.isolated:
-                    self._ready -= gone.empty
+                    self._ready -= len(gone.empty)
             elif kind == fail:
                 self._work(_HIGH)
             else:
@@ -190,14 +191,15 @@ class PageModel:
     def _take(self, chunk: _ChunkPages, a: int, b: int, boot: bool) -> None:
         if chunk.isolated:
             chunk.isolated = False
-            self._ready += chunk.empty
+            self._ready += len(chunk.empty)
         chunk.live += 1
         self._reach(chunk, b)
         for page in range(a, b + 1):
             if chunk.areas[page] == 0:
+                chunk.longest = None
                 if chunk.populated[page]:
-                    if chunk.followed[page]:
-                        chunk.empty -= 1
+                    if chunk.followed[page] and page in chunk.empty:
+                        chunk.empty.remove(page)
                         self._ready -= 1
                 else:
                     chunk.populated[page] = True
@@ -213,34 +215,36 @@ class PageModel:
         self._reach(chunk, b)
         for page in range(a, b + 1):
             chunk.areas[page] -= 1
-            if chunk.areas[page] == 0 and chunk.followed[page] and chunk.populated[page]:
-                chunk.empty += 1
-                if not chunk.isolated:
-                    self._ready += 1
+            if chunk.areas[page] == 0:
+                chunk.longest = None
+                if chunk.followed[page] and chunk.populated[page]:
+                    chunk.empty.add(page)
+                    if not chunk.isolated:
+                        self._ready += 1
         if not self._depopulates or self.recorded or base in self._boot:
             return
         if chunk.whole and chunk.live == 0 and not chunk.isolated:
             return
         if chunk.isolated:
-            if chunk.empty > 0:
+            if chunk.empty:
                 self._release(chunk)
                 self._work()
-        elif self._ready > _HIGH + chunk.empty and chunk.empty >= self._n // 4:
+        elif self._ready > _HIGH + len(chunk.empty) and len(chunk.empty) >= self._n // 4:
             chunk.isolated = True
-            self._ready -= chunk.empty
+            self._ready -= len(chunk.empty)
             self._release(chunk)
             self._work()
 
     def _release(self, chunk: _ChunkPages) -> None:
         """Give back the empty pages of an isolated chunk, or take it back if there are too few in stock."""
         if self._ready >= _HIGH:
-            for page, areas in enumerate(chunk.areas):
-                if areas == 0 and chunk.populated[page] and chunk.followed[page]:
+            for page in chunk.empty:
+                if chunk.followed[page] and chunk.areas[page] == 0:
                     chunk.populated[page] = False
-            chunk.empty = 0
+            chunk.empty.clear()
         if self._ready < _HIGH or (chunk.whole and chunk.live == 0):
             chunk.isolated = False
-            self._ready += chunk.empty
+            self._ready += len(chunk.empty)
         else:
             self._turn += 1
             chunk.since = self._turn
@@ -256,18 +260,21 @@ class PageModel:
             self._elsewhere += left
             self._ready += left
             return
+        if not left:
+            return
         seen: set[tuple[int, int]] = set()
-        ranked = []
-        if left:
-            ranked = sorted((self._rank(chunk), chunk.since, base) for base, chunk in self._chunks.items())
+        lacking = ((base, chunk) for base, chunk in self._chunks.items() if False in chunk.populated)
+        ranked = sorted((self._rank(chunk), chunk.since, base) for base, chunk in lacking if base not in self._boot)
         for rank, _, base in ranked:
             chunk = self._chunks[base]
-            if left == 0 or rank in seen or base in self._boot or all(chunk.populated):
+            if left == 0:
+                return
+            if rank in seen:
                 continue
             seen.add(rank)
             for page in [page for page, there in enumerate(chunk.populated) if not there][:left]:
                 chunk.populated[page] = True
-                chunk.empty += 1
+                chunk.empty.add(page)
                 left -= 1
                 if not chunk.isolated:
                     self._ready += 1
@@ -279,26 +286,26 @@ class PageModel:
             return (1, 0)
         if chunk.live == 0:
             return (2, 0)
-        longest = run = 0
-        for areas in chunk.areas:
-            run = 0 if areas else run + 1
-            longest = max(longest, run)
-        return (0, longest.bit_length())
+        if chunk.longest is None:
+            used = bytes(map(bool, chunk.areas))
+            chunk.longest = max(map(len, used.split(b"\1")))
+        return (0, chunk.longest.bit_length())
 
     def _tell(self, chunk: _ChunkPages, first: int, end: int, populated: bool) -> None:
         self._reach(chunk, end - 1)
         if not populated and chunk.live > 0 and not chunk.isolated:
             # Only what is isolated loses single pages.
             chunk.isolated = True
-            self._ready -= chunk.empty
+            self._ready -= len(chunk.empty)
         for page in range(first, end):
             if chunk.populated[page] == populated:
                 continue
             chunk.populated[page] = populated
             if chunk.areas[page] == 0 and chunk.followed[page]:
-                chunk.empty += 1 if populated else -1
+                before = len(chunk.empty)
+                (chunk.empty.add if populated else chunk.empty.discard)(page)
                 if not chunk.isolated:
-                    self._ready += 1 if populated else -1
+                    self._ready += len(chunk.empty) - before
 
     @staticmethod
     def _reach(chunk: _ChunkPages, page: int) -> None:
@@ -308,3 +315,4 @@ class PageModel:
             chunk.areas += [0] * more
             chunk.populated += [False] * more
             chunk.followed += [False] * more
+            chunk.longest = None
