@@ -335,7 +335,8 @@ def compare_stats(
     _check_same_boot(before, after)
     sides = []
     for stats in (before, after):
-        facts = {**stats.totals, **stats.summary(cpus=cpus, pinned_below=pinned_below)}
+        # What the kernel counts has its value: its nr_chunks is without the reserved one.
+        facts = stats.totals | stats.summary(cpus=cpus, pinned_below=pinned_below) | stats.totals
         sides.append({name: value for name, value in facts.items() if value is not None})
     names = [name for name in sides[0] if name in sides[1]]
     first, second = (np.array([side[name] for name in names], dtype=np.int64) for side in sides)

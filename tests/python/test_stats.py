@@ -15,7 +15,7 @@ import pytest
 import percpu as pc
 from percpu.cli import main
 
-from .conftest import ROOT, standard_input
+from .conftest import RECORDINGS, ROOT, standard_input
 
 DATA = ROOT / "tests" / "data"
 PINNING = [DATA / "head-pinning-618" / f"percpu_stats-{n}.txt" for n in range(5)]
@@ -238,6 +238,18 @@ def test_comparison_with_cpus():
     rows = {row["name"]: row["change"] for row in pc.compare_stats(*texts, cpus=8, pinned_below=0).rows()}
     assert rows["all_used_bytes"] == 8 * rows["used_bytes"]
     assert rows["nr_pinned"] == 0
+
+
+def test_the_counters_of_a_comparison_are_the_kernels():
+    """With a reserved chunk there are more chunks in the text than the kernel counts."""
+    paths = [RECORDINGS / "cg-own-2+2" / f"percpu_stats-{side}.txt" for side in "ab"]
+    texts = [pc.read_percpu_stats(path) for path in paths]
+    rows = {row["name"]: row for row in pc.compare_stats(*texts).rows()}
+    heads = [path.read_text().partition("Per Chunk Stats")[0] for path in paths]
+    printed = [dict(re.findall(r"^  (\w+) +: +(\d+)$", head, re.MULTILINE)) for head in heads]
+    for name in texts[0].totals:
+        assert [rows[name]["before"], rows[name]["after"]] == [int(values[name]) for values in printed], name
+    assert len(texts[0].chunks) == rows["nr_chunks"]["before"] + 1
 
 
 def test_files_and_picture(capsys, tmp_path):
