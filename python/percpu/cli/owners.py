@@ -16,10 +16,10 @@ from percpu.answers._machine import cpus_of_head
 from percpu.answers._owners_text import SORTS, head, lines, order, rows, signed
 from percpu.answers.owners import Owners
 from percpu.answers.owners_compare import OwnersComparison
-from percpu.cli.arguments import Verbs, add_kernel, byte_size
+from percpu.cli.arguments import Verbs, add_kernel
 from percpu.cli.files import add_out, writer
 from percpu.cli.show import plain, save_picture, table
-from percpu.cli.source import add_source, blocks
+from percpu.cli.source import add_known, add_source, blocks
 from percpu.errors import InvalidRequest
 from percpu.results import Result
 from percpu.trace import Trace
@@ -32,6 +32,7 @@ def add(verbs: Verbs) -> None:
     text = "say who owns per-CPU memory: live bytes by call site, times CPUs, over a capture; compare two captures"
     parser = verbs.add("owners", run, text)
     add_source(parser)
+    add_known(parser)
     parser.add_argument(
         "--by", choices=_core.OWNERS_BY, default="site", help="what areas are grouped by (default: %(default)s)"
     )
@@ -39,14 +40,10 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--sort", choices=tuple(SORTS), default="live", help="what comes first (default: %(default)s)")
     parser.add_argument("--against", metavar="TRACE2", help="an earlier capture: what is new, gone, grown since")
     parser.add_argument("--cpus", type=int, metavar="N", help="possible CPUs (default: as the capture tells)")
-    parser.add_argument("--stats", metavar="FILE", help="percpu_stats from right before the capture")
-    parser.add_argument("--stats-end", metavar="FILE", help="percpu_stats from right after it: what it cannot see")
     parser.add_argument(
         "--meminfo", metavar="FILE|KB", help="Percpu: of /proc/meminfo after it: an upper limit of what it cannot see"
     )
-    parser.add_argument("--state", metavar="FILE", help="state file at its start: what was there before is known")
     parser.add_argument("--kallsyms", metavar="FILE", help="copy of /proc/kallsyms, for call sites that are addresses")
-    parser.add_argument("--unit-size", type=byte_size, metavar="BYTES", help="one CPU's share of a chunk, as 1M")
     parser.add_argument(
         "--window",
         type=float,
@@ -96,8 +93,8 @@ def _owners(arguments: argparse.Namespace, path: str, first: bool) -> Owners:
     extra: dict[str, Any] = {}
     if not first:
         extra = {
-            "stats": arguments.stats and Path(arguments.stats),
-            "stats_end": arguments.stats_end and Path(arguments.stats_end),
+            "stats": arguments.stats,
+            "stats_end": arguments.stats_end,
             "meminfo": int(meminfo) if meminfo is not None and meminfo.isdecimal() else meminfo,
         }
     return percpu.owners(

@@ -14,7 +14,7 @@ from percpu.answers.pins import Freeing, Pins, is_state
 from percpu.cli.arguments import Verbs, byte_size
 from percpu.cli.files import add_out, writer
 from percpu.cli.show import save_picture, show, table
-from percpu.cli.source import blocks
+from percpu.cli.source import add_known, blocks
 from percpu.errors import InvalidRequest
 from percpu.plot._style import human_bytes
 from percpu.results import Result
@@ -39,10 +39,7 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add("pins", run, text)
     text = "capture in any form (- is standard input), or state file (JSON)"
     parser.add_argument("source", metavar="TRACE|STATE", help=text)
-    parser.add_argument("--state", metavar="FILE", help="state file at the start of the capture: then all is known")
-    parser.add_argument("--stats", metavar="FILE", help="percpu_stats from right before the capture")
-    parser.add_argument("--stats-end", metavar="FILE", help="percpu_stats from right after it: what was not seen")
-    parser.add_argument("--unit-size", type=byte_size, metavar="BYTES", help="one CPU's share of a chunk, as 1M")
+    add_known(parser)
     parser.add_argument("--cpus", type=int, metavar="N", help="possible CPUs (default: as state or capture tell)")
     parser.add_argument("--top", type=int, default=12, metavar="N", help="chunks in the table (default: %(default)s)")
     goal = parser.add_mutually_exclusive_group()
@@ -98,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _pins(arguments: argparse.Namespace) -> Pins:
     name: str = arguments.source
     source: Any = Path(name)
-    stats, end = (value and Path(value) for value in (arguments.stats, arguments.stats_end))
+    stats, end = arguments.stats, arguments.stats_end
     how: dict[str, Any] = {"cpus": arguments.cpus, "kernel": arguments.kernel, "stats_end": end}
     if name != "-" and is_state(source):
         given = (("state", arguments.state), ("stats", stats), ("stats-end", end))

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 import percpu
-from percpu.cli.arguments import Verbs, add_kernel, byte_size
+from percpu.cli.arguments import Verbs, add_kernel
 from percpu.cli.show import show
-from percpu.cli.source import add_source
+from percpu.cli.source import add_known, add_source
 
 
 def add(verbs: Verbs) -> None:
@@ -17,12 +17,7 @@ def add(verbs: Verbs) -> None:
     parser = verbs.add("report", run, text)
     add_source(parser)
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--state", metavar="FILE", help="state file at the start of the trace: everything is predicted")
-    parser.add_argument("--stats", metavar="FILE", help="without a state: percpu_stats from right before the trace")
-    parser.add_argument("--stats-end", metavar="FILE", help="without a state: percpu_stats from right after it")
-    parser.add_argument(
-        "--unit-size", type=byte_size, metavar="BYTES", help="without a state: one CPU's share of a chunk, as 1M"
-    )
+    add_known(parser)
     parser.add_argument(
         "--steps",
         type=int,
@@ -42,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         state=arguments.state,
         kernel=arguments.kernel,
         unit_size=arguments.unit_size,
-        stats=arguments.stats and Path(arguments.stats),
-        stats_end=arguments.stats_end and Path(arguments.stats_end),
+        stats=arguments.stats,
+        stats_end=arguments.stats_end,
         steps=arguments.steps,
         title=arguments.title or f"Per-CPU memory: {Path(arguments.trace).name}",
     )

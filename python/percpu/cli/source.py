@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from percpu.cli.arguments import byte_size
 from percpu.cli.progress import Progress, file_size
 from percpu.trace import Trace, blocks_with_position
 
-__all__ = ["add_source", "blocks"]
+__all__ = ["add_known", "add_source", "blocks"]
 
 
 def add_source(parser: Any, name: str = "trace") -> None:
@@ -20,6 +22,15 @@ def add_source(parser: Any, name: str = "trace") -> None:
     parser.add_argument(
         "--max-events", type=int, metavar="N", help="stop with an error at more events (default: no limit)"
     )
+
+
+def add_known(parser: Any) -> None:
+    """Add what may be known beside the trace: the state at its start, or statistics from both ends."""
+    parser.add_argument("--state", metavar="FILE", help="state file at the start of the trace: then all is known")
+    parser.add_argument("--stats", type=Path, metavar="FILE", help="percpu_stats from right before the trace")
+    text = "percpu_stats from right after it: what the trace does not show"
+    parser.add_argument("--stats-end", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--unit-size", type=byte_size, metavar="BYTES", help="one CPU's share of a chunk, as 1M")
 
 
 def blocks(arguments: argparse.Namespace, path: str, what: str) -> Iterator[Trace]:
