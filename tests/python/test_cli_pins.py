@@ -72,6 +72,20 @@ def test_a_state_and_a_capture(capsys):
     assert "any, at least" in text
 
 
+def test_a_state_of_another_machine(capsys):
+    """What the trace placed in chunks that the state has not is not passed over in silence."""
+    other = RECORDINGS / "cg-own-2+2" / "state-a.json.gz"
+    text = printed(capsys, TRACE, "--state", other, "--no-engines")
+    p = pc.pins(TRACE, other)
+    live = pc.replay(pc.read_trace(TRACE), mode="follow").live()
+    known = {(row["base_addr"], row["off_bytes"]) for row in live.rows() if not row["prior"]}
+    base = dict(zip(p.chunk.tolist(), p.base_addr.tolist(), strict=True))
+    found = {(base[row["chunk"]], row["off_bytes"]) for row in p.areas.rows()}
+    assert p.summary["nr_outside"] == len(known - found) > 0
+    assert f"Left out, since there is no chunk then: {p.summary['nr_outside']:,} areas of the trace." in text
+    assert "Left out" not in printed(capsys, TRACE, "--state", STATE, "--no-engines")
+
+
 def test_what_was_not_seen_by_the_statistics_of_the_end(capsys):
     run = RECORDINGS / "cg-own-2+2"
     end = run / "percpu_stats-b.txt"

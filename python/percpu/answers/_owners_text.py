@@ -133,7 +133,7 @@ def _head(s: dict[str, Any]) -> Iterator[str]:
     by_time = "" if rate is None else f"{signed(rate)} bytes/s, "
     window = "" if s["window_seconds"] is None else f" ({duration(s['window_seconds'])})"
     yield (
-        f"Growth over the last {s['window_events']:,} events{window}: {by_time}"
+        f"Growth over the last {s['window_events']:,} event{'' if s['window_events'] == 1 else 's'}{window}: {by_time}"
         f"{signed(s['growth_bytes_per_1000_events'])} bytes per 1,000 events, on each CPU."
     )
 

@@ -186,6 +186,7 @@ def table(facts: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "pages_from": view.pages_from,
         "stock_pages": view.stock,
         "nr_diverged": facts.get("nr_diverged", 0),
+        "nr_outside": facts.get("nr_outside", 0),
         "now_pages": int(facts["now_pages"].sum()),
         "now_chunks": facts["now_chunks"],
         "waiting_pages": _most_within(empty[waiting].tolist(), (view.stock or 0) - _STOCK - 1),

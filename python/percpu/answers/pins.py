@@ -105,6 +105,7 @@ class Pins(Result):
         ``source``, ``cpus`` and where that is from (``cpus_from``), where it is known from which pages are populated
         (``pages_from``), sizes, sums over all chunks, ``stock_pages`` (empty
         pages that requests may use), ``nr_diverged`` (with trace and state: events that were not predicted, else 0),
+        ``nr_outside`` (areas of the trace that are in no chunk then, and in no table: the state is another one),
         ``now_pages`` and ``now_chunks`` (what the worker gives back on its own),
         ``waiting_pages`` (what it would give back after one more free in each chunk whose verdict is ``next_free``, as
         far as the stock allows), ``seen_share`` (of the bytes that serve requests).
@@ -679,6 +680,8 @@ def pins(
         booked = book(start, what, followed) if diverged else None
         facts = _facts_of_allocator(end, cpus, "trace and state", booked)
         facts["nr_diverged"] = diverged
+        if booked is not None:
+            facts["nr_outside"] = len(booked[0]) - len(facts["view"].areas["chunk"])
         join(facts["view"], followed)
         return _made(facts, what, start)
     path = source if isinstance(source, (str, os.PathLike)) else None

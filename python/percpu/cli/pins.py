@@ -147,6 +147,9 @@ def _say(result: Pins) -> None:
     print(f"CPUs: {s['cpus_from']}. Pages: {_from(s)}.")
     if s["nr_diverged"]:
         print(f"{_count(s['nr_diverged'], 'event')} came out otherwise than predicted: lists and pages may be off.")
+    if s["nr_outside"]:
+        n = _count(s["nr_outside"], "area")
+        print(f"Left out, since there is no chunk then: {n} of the trace. Is it the state at the start of this trace?")
     if s["unknown_bytes"]:
         print(
             f"Not seen: up to {s['unknown_bytes']:,} bytes of each CPU may be in use since before the capture, "
