@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from percpu import _rich
-from percpu._checks import integer
+from percpu._checks import integer, release
 from percpu._svg import Svg, facts, page, table
 from percpu.allocator import Allocator
 from percpu.answers._machine import live_areas
@@ -147,6 +147,7 @@ def report(
     """
     name = "trace" if isinstance(trace, Trace) else Path(trace).name
     number = integer("steps", steps, 0, _MAX_STEPS)
+    release(kernel)
     if state is None and number:
         raise InvalidRequest(f"steps={number}: they need the state before the trace (state=)", parameter="steps")
     if state is not None:

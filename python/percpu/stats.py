@@ -278,6 +278,9 @@ class PercpuStats:
 
 def _check_same_boot(before: PercpuStats, after: PercpuStats) -> None:
     """Raise if these cannot be two snapshots of one boot, in this order."""
+    for name, stats in (("before", before), ("after", after)):
+        if not isinstance(stats, PercpuStats):
+            raise TypeError(f"{name} must be a PercpuStats, not {type(stats).__name__}")
     for name, value in before.sizes.items():
         if after.sizes[name] != value:
             raise InvalidRequest(

@@ -78,6 +78,8 @@ def test_wrong_arguments():
     for size, align in ((40_000, 8), (8, 24), (8, 8192)):
         with pytest.raises(pc.InvalidRequest, match="illegal size"):
             pc.cost(size, 1, cpus=2, align=align)
+    with pytest.raises(TypeError, match="layout must be a FirstChunkLayout, not int"):
+        pc.cost(8, 1, layout=5)
     with pytest.raises(TypeError):
         pc.cost(8.5, 1, cpus=2)
 

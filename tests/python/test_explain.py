@@ -306,6 +306,8 @@ def test_illegal_on_a_state():
         "is legal"
         in pc.explain("illegal size (65536) or align (8) for percpu allocation", page_size=65536)[0].findings[0]
     )
+    with pytest.raises(pc.InvalidRequest, match="kernel='foo': must be one of"):
+        pc.explain(line, kernel="foo")
     with pytest.raises(pc.InvalidRequest, match="page_size=1"):
         pc.explain(line, page_size=1)
 

@@ -579,6 +579,7 @@ def test_wrong_arguments(layout):
         ({"state": 5}, TypeError, "state must be an Allocator or a path"),
         ({"stats": "nothing\n"}, pc.TraceError, "line 1"),
         ({"granule": 3}, pc.TraceError, "granule=3"),
+        ({"kernel": "foo"}, pc.InvalidRequest, "kernel='foo': must be one of"),
     ]:
         with pytest.raises(error, match=message):
             pc.owners(NETNS, **arguments)

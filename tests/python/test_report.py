@@ -166,6 +166,8 @@ def test_arguments(run):
         pc.report(trace, steps=3)
     with pytest.raises(pc.InvalidRequest, match="unit_size=4096: the state says"):
         pc.report(trace, state=state, unit_size=4096)
+    with pytest.raises(pc.InvalidRequest, match="kernel='foo': must be one of"):
+        pc.report(trace, kernel="foo")
     with pytest.raises(pc.InvalidRequest, match="steps=201"):
         pc.report(trace, state=state, steps=201)
     with pytest.raises(pc.StateError):

@@ -312,6 +312,11 @@ def test_damage(tmp_path):
         pc.read_percpu_stats(path)
     with pytest.raises(FileNotFoundError):
         pc.read_percpu_stats(tmp_path / "none")
+    stats = pc.read_percpu_stats(MEMCG)
+    with pytest.raises(TypeError, match="after must be a PercpuStats, not int"):
+        pc.compare_chunks(stats, 5)
+    with pytest.raises(TypeError, match="before must be a PercpuStats, not str"):
+        pc.compare_stats(MEMCG, stats)
     with pytest.raises(pc.InvalidRequest, match="cpus=0"):
         pc.read_percpu_stats(MEMCG).table(cpus=0)
     with pytest.raises(pc.InvalidRequest, match="pinned_below=2"):

@@ -91,6 +91,8 @@ def cost(
             topology=Topology.from_nodes([cpus]),
             kernel=kernel,
         )
+    elif not isinstance(layout, FirstChunkLayout):
+        raise TypeError(f"layout must be a FirstChunkLayout, not {type(layout).__name__}")
     elif cpus is not None:
         raise InvalidRequest("cpus= and layout= exclude each other", parameter="cpus")
     rows = [_one(value, count, align, layout, atomic) for value in sizes]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from percpu import _core
-from percpu._checks import integer
+from percpu._checks import integer, release
 from percpu.allocator import Allocator, Chunk
 from percpu.answers._explain_checks import check_state, check_trace
 from percpu.answers.messages import Message, conditions, messages
@@ -201,6 +201,7 @@ def explain(
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, not {type(text).__name__}")
+    release(kernel)
     allocator = state
     if state is not None and not isinstance(state, Allocator):
         allocator = Allocator.from_state(state, kernel=kernel)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from percpu import _core
-from percpu._checks import choice, integer
+from percpu._checks import choice, integer, release
 from percpu.allocator import Allocator
 from percpu.answers._machine import Cpus, live_areas, meminfo_bytes, possible_cpus
 from percpu.answers._owners_table import Making
@@ -332,6 +332,7 @@ def owners(
     ('pw+0xe1/0xff0 [pclab]', 'bytes_alloc is 6 times the size')
     """
     choice("by", by, _core.OWNERS_BY)
+    release(kernel)
     if layout is not None and not isinstance(layout, FirstChunkLayout):
         raise TypeError(f"layout must be a FirstChunkLayout, not {type(layout).__name__}")
     if isinstance(window, bool) or not isinstance(window, (int, float)):
