@@ -163,3 +163,11 @@ def test_traces_say_what_they_show(trace):
     nothing = pc.read_trace(RUN / "trace.txt.gz")[:0]
     for kind, line in ONE_OF_EACH.items():
         assert pc.explain(line, trace=nothing)[0].in_trace is not None, kind
+
+
+@pytest.mark.parametrize("name", ["drain-612-4cpu", "cg-up"])
+def test_the_cpus_of_a_trace_are_those_that_owners_finds(name):
+    path = RECORDINGS / name / "trace.txt.gz"
+    found = pc.explain("setup_percpu: NR_CPUS:64 nr_cpumask_bits:64 nr_cpu_ids:8 nr_node_ids:1", trace=path)[0].findings
+    owners = pc.owners(path).summary
+    assert f"Possible CPUs by its events: {owners['cpus']}. How that is known: {owners['cpus_source']}." in found

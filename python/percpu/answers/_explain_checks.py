@@ -10,6 +10,7 @@ import numpy as np
 
 from percpu import _core
 from percpu.allocator import Allocator
+from percpu.answers._machine import cpus_of_trace
 from percpu.errors import AllocError, InvalidRequest, StateError
 from percpu.stats import read_percpu_stats
 from percpu.trace import Trace
@@ -347,8 +348,6 @@ def _machine_in_trace(kind: str, values: dict[str, Any], trace: Trace) -> Told:
     if len(charged):
         times = trace["alloc_bytes"][charged] // np.maximum(trace["size_bytes"][charged], 1)
         facts["bytes_alloc_over_size"] = int(times.max())
-        texts.append(
-            f"bytes_alloc is {facts['bytes_alloc_over_size']} times the size: so many possible CPUs, or two less where "
-            "memory cgroups are built in."
-        )
+        number, source = cpus_of_trace(trace, None, None, None)
+        texts.append(f"Possible CPUs by its events: {number}. How that is known: {source}.")
     return facts, texts
