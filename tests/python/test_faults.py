@@ -199,7 +199,9 @@ def test_the_page():
     text = (ROOT / "docs" / "how-to" / "faults.md").read_text()
     for reason in ("no_page", "no_chunk", "map_extend", "no_space", "reserved_full", "killed"):
         assert f"`{reason}`" in text
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        printed = []
-        exec(compile(block, "faults.md", "exec"), {"print": lambda *words, out=printed: out.append(str(words[0]))})
-        assert printed == re.findall(r"^ *print\(.*# (.*)$", block, re.MULTILINE)
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text title=\"prints\"\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for code, prints in blocks:
+        lines = []
+        exec(compile(code, "faults.md", "exec"), {"print": lambda *words, to=lines: to.append(" ".join(map(str, words)))})
+        assert lines == prints.splitlines()
