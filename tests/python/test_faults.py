@@ -203,5 +203,7 @@ def test_the_page():
     assert blocks
     for code, prints in blocks:
         lines = []
-        exec(compile(code, "faults.md", "exec"), {"print": lambda *words, to=lines: to.append(" ".join(map(str, words)))})
+        exec(
+            compile(code, "faults.md", "exec"), {"print": lambda *words, to=lines: to.append(" ".join(map(str, words)))}
+        )
         assert lines == prints.splitlines()

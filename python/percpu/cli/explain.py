@@ -29,7 +29,7 @@ def add(verbs: Verbs) -> None:
         "--page-size", type=byte_size, metavar="BYTES", help="of that machine (default: 4K, or that of the state)"
     )
     parser.add_argument("--top", type=int, metavar="N", help="only the N messages that came most often")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write it there: JSON if FILE ends in .json, else text")
+    parser.add_argument("-o", "--out", metavar="FILE", help="write it there: JSON if FILE ends in .json, else text")
     add_kernel(parser)
 
 
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         page_size=arguments.page_size,
     )
     told = _most_often(told, arguments.top)
-    if arguments.output:
-        path = Path(arguments.output)
+    if arguments.out:
+        path = Path(arguments.out)
         as_json = path.suffix == ".json"
         path.write_text(json.dumps(told.to_dict(), indent=2) + "\n" if as_json else f"{told}\n")
     else:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
 import percpu
 from percpu.cli.arguments import Verbs, byte_size
+from percpu.cli.files import read_input
 from percpu.cli.show import save_picture, show
 from percpu.errors import LayoutError
+from percpu.stats import read_text
 
 
 def add(verbs: Verbs) -> None:
@@ -66,8 +67,8 @@ def add(verbs: Verbs) -> None:
 
 def _read(path: str) -> str:
     if path == "-":
-        return sys.stdin.read()
-    return Path(path).read_text(errors="replace")
+        return read_input()
+    return read_text(Path(path))
 
 
 def _topology(arguments: argparse.Namespace) -> percpu.Topology:
