@@ -317,8 +317,8 @@ def view_of_follow(
         padded = padded.reshape(n, -1)
         unknown = ((padded == _UNKNOWN) | (padded == _HELD)).sum(axis=1)
         boot = bool(table.boot[number])
-        free = np.flatnonzero(cells == _FREE)
-        first_free.append(int(free[0]) if len(free) else len(cells))
+        is_free = cells == _FREE
+        first_free.append(int(is_free.argmax()) if is_free.any() else len(cells))
         kept.append(np.arange(begin, stop))
         start, end = starts[begin:stop], ends[begin:stop]
         areas.append((start, end))
