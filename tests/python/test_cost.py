@@ -29,7 +29,8 @@ def test_against_arithmetic(size, cpus):
         assert -(-used // 4096) <= row["nr_populated_pages"] <= -(-used // 4096) + 5
     nr_units = row["address_bytes"] // row["nr_chunks"] // unit
     assert nr_units >= cpus
-    assert row["populated_bytes"] == row["nr_populated_pages"] * 4096 * nr_units
+    assert row["populated_bytes"] == row["nr_populated_pages"] * 4096 * cpus
+    assert row["meminfo_bytes"] == row["nr_populated_pages"] * 4096 * nr_units
     assert row["waste_bytes"] == row["populated_bytes"] - row["asked_bytes"]
     assert row["object_bytes"] == round(row["populated_bytes"] / count, 2)
 
@@ -57,7 +58,10 @@ def test_several_sizes_layouts_and_atomic():
     atomic = pc.cost(64, 5000, cpus=2, atomic=True).row(0)
     assert atomic["handed_out_bytes"] == 64 * 5000 * 2
     # Holes of the layout have memory in no page, but the kernel counts their units.
+    assert layout.nr_units > 6
     assert (result.address_bytes == result.nr_chunks * layout.unit_size * layout.nr_units).all()
+    assert (result.populated_bytes == result.nr_populated_pages * 4096 * 6).all()
+    assert (result.meminfo_bytes == result.nr_populated_pages * 4096 * layout.nr_units).all()
 
 
 def test_wrong_arguments():

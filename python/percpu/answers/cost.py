@@ -57,8 +57,9 @@ def cost(
     Result
         One row a size, int64: ``size_bytes``, ``count``, ``nr_cpus``, ``unit_bytes``, ``nr_chunks``,
         ``nr_populated_pages`` (one CPU's, with the stock of empty pages that the kernel keeps), ``asked_bytes`` (size
-        times count times CPUs), ``handed_out_bytes`` (the same with rounding), ``populated_bytes`` (memory, for all
-        units), ``waste_bytes`` (populated less asked), ``waste_percent`` (float64, of the populated memory),
+        times count times CPUs), ``handed_out_bytes`` (the same with rounding), ``populated_bytes`` (memory, of all
+        CPUs), ``meminfo_bytes`` (the same as ``Percpu:`` of ``/proc/meminfo`` counts it since 4.19: units without a CPU
+        too), ``waste_bytes`` (populated less asked), ``waste_percent`` (float64, of the populated memory),
         ``address_bytes`` (chunks, all units), ``object_bytes`` (float64, populated memory for each object).
 
     Raises
@@ -115,7 +116,7 @@ def _one(size: int, count: int, align: int, layout: FirstChunkLayout, atomic: bo
     chunks = list(allocator.chunks.values())
     pages = sum(chunk.nr_populated for chunk in chunks)
     handed_out = sum(allocator.unit_size - chunk.free_bytes for chunk in chunks) * nr_cpus
-    populated = pages * allocator.page_size * allocator.nr_units
+    populated = pages * allocator.page_size * nr_cpus
     asked = size * count * nr_cpus
     return {
         "size_bytes": size,
@@ -127,6 +128,7 @@ def _one(size: int, count: int, align: int, layout: FirstChunkLayout, atomic: bo
         "asked_bytes": asked,
         "handed_out_bytes": handed_out,
         "populated_bytes": populated,
+        "meminfo_bytes": pages * allocator.page_size * allocator.nr_units,
         "waste_bytes": populated - asked,
         "waste_percent": round(100 * (populated - asked) / populated, 2),
         "address_bytes": len(chunks) * allocator.unit_size * allocator.nr_units,

@@ -6,7 +6,7 @@ import argparse
 
 from percpu.answers.cost import cost
 from percpu.cli.arguments import Verbs, add_kernel, byte_size
-from percpu.cli.show import show
+from percpu.cli.show import show, table
 
 
 def add(verbs: Verbs) -> None:
@@ -30,5 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
         kernel=arguments.kernel,
         atomic=arguments.atomic,
     )
-    show(arguments, result if arguments.json or len(result) > 1 else result.row(0))
+    if arguments.json:
+        show(arguments, result)
+    else:
+        # A column for each size.
+        head, *rows = ([name, *result[name].tolist()] for name in result.keys())
+        table([head[0], *(f"{size:,}" for size in head[1:])], rows)
     return 0

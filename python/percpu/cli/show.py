@@ -55,11 +55,10 @@ def _cell(value: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows below their head; columns of integers are aligned to the right."""
+    """Print rows below their head; columns of numbers are aligned to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
-    right = [
-        bool(rows) and all(isinstance(row[i], (int, np.integer, type(None))) for row in rows) for i in range(len(head))
-    ]
+    numbers = (int, float, np.number, type(None))
+    right = [bool(rows) and all(isinstance(row[i], numbers) for row in rows) for i in range(len(head))]
     try:
         from rich import box
         from rich.console import Console
@@ -77,7 +76,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = 200
+        # Nothing is cut that goes into a pipe or a file.
+        console.width = 10_000
     console.print(table)
 
 
