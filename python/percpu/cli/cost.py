@@ -34,6 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
         show(arguments, result)
     else:
         # A column for each size.
-        head, *rows = ([name, *result[name].tolist()] for name in result.keys())
+        head, *rows = ([name, *values.tolist()] for name, values in result.items())
         table([head[0], *(f"{size:,}" for size in head[1:])], rows)
     return 0
