@@ -210,20 +210,24 @@ instructions: $(VENV)/.deps-run
 instructions-store: $(VENV)/.deps-run
 	$(PY) benches/instructions.py --store
 
-# Random operations, then each target of fuzz/ for SECONDS: needs the nightly toolchain and cargo-fuzz.
-FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 bench-replay:
 	cargo bench --quiet --bench replay -- tests/data/recordings/million-612-2cpu --events $(EVENTS) --out benches/results
 
+# Random operations, then each target of fuzz/ for SECONDS: needs the nightly toolchain and cargo-fuzz. Figures into docs/trust.md.
+FUZZ_TARGETS = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz:
 	$(EXAMPLE) fuzz -- $(SECONDS)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'make fuzz needs cargo-fuzz: cargo install cargo-fuzz' >&2; exit 2; }
+	@mkdir -p build && : > build/fuzz.txt
 	@for target in $(FUZZ_TARGETS); do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
-	    -max_total_time=$(SECONDS) -max_len=8192 -timeout=20 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 \
-	    || { echo "fuzz: $$target failed; its input is below fuzz/artifacts/$$target" >&2; exit 1; }; \
+	    -max_total_time=$(SECONDS) -max_len=8192 -timeout=20 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 2> build/fuzz.log \
+	    || { cat build/fuzz.log; echo "fuzz: $$target failed; its input is below fuzz/artifacts/$$target" >&2; exit 1; }; \
+	  awk -v target=$$target '/number_of_executed_units/ { printf "%-12s %10d inputs in $(SECONDS) s, no finding\n", target, $$2 }' \
+	    build/fuzz.log | tee -a build/fuzz.txt; \
 	done
+	$(call fill,docs/trust.md,libfuzzer,build/fuzz.txt)
 	@echo 'fuzz: $(words $(FUZZ_TARGETS)) targets, $(SECONDS) s each, no finding'
 
 # Random operations on small maps and a hundredth of them on those of a kernel; both go on from their files, as long as they
