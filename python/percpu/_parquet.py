@@ -46,6 +46,9 @@ _COLUMNS = {
     "marker": "text",
     "extra_fields": "text",
 }
+_TEXTS = [name for name, kind in _COLUMNS.items() if kind in ("text", "dictionary", "kind")]
+_MAX_TEXT = 1 << 31
+"""Bytes of all texts of a column; a small file may say one long text again and again."""
 _CLOCKS = ("microseconds", "nanoseconds", "counter")
 _UNITS = {
     "time_ns": "nanoseconds; ordinal numbers if clock is counter",
@@ -163,7 +166,10 @@ class _File:
         self.path = str(path)
         with self.reading():
             pq = _import("pyarrow.parquet", "analysis")
-            self.file = pq.ParquetFile(path, page_checksum_verification=True)
+            # A text that is there often is read once.
+            metadata = pq.read_metadata(path)
+            texts = [name for name in _TEXTS if name in metadata.schema.to_arrow_schema().names]
+            self.file = pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True, read_dictionary=texts)
         facts = (self.file.metadata.metadata or {}).get(KEY)
         if facts is None:
             raise self.error("a Parquet file, but not of a trace: it has no metadata percpu.trace")
@@ -233,7 +239,7 @@ class _File:
             with self.reading(f"column {name!r}"):
                 column = table.column(name)
                 if kind == "text":
-                    values = column.cast(pa.string())
+                    values = self.strings(name, column)
                     places = np.flatnonzero(values.is_valid().to_numpy())
                     sparse[name] = list(zip(places.tolist(), values.take(places).to_pylist(), strict=True))
                     continue
@@ -242,7 +248,7 @@ class _File:
                 if kind in ("kind", "dictionary"):
                     names = list(_core.EVENT_KINDS) if kind == "kind" else texts[name]
                     known = pa.array(names, type=pa.string())
-                    codes = pc.index_in(column.cast(pa.string()), value_set=known)
+                    codes = pc.index_in(self.strings(name, column), value_set=known)
                     if codes.null_count != column.null_count:
                         raise self.error(f"column {name!r} has a value that is not known")
                     dtype = np.uint8 if kind == "kind" else np.uint32
@@ -263,6 +269,19 @@ class _File:
             )
         except TraceError as error:
             raise TraceError(f"{self.path}: {error}", line=error.line, text=error.text, path=self.path) from None
+
+    def strings(self, name: str, column: Any) -> Any:
+        """Return a column of texts as strings, if all together are no longer than `_MAX_TEXT`."""
+        pa = _import("pyarrow", "analysis")
+        pc = _import("pyarrow.compute", "analysis")
+        total = 0
+        for chunk in column.chunks:
+            kept = pa.types.is_dictionary(chunk.type)
+            lengths = pc.binary_length(chunk.dictionary).take(chunk.indices) if kept else pc.binary_length(chunk)
+            total += pc.sum(lengths).as_py() or 0
+        if total > _MAX_TEXT:
+            raise self.error(f"column {name!r} has texts of {total} bytes, the limit is {_MAX_TEXT}")
+        return column.cast(pa.string())
 
     def distinct(self, name: str) -> list[Any]:
         """Return the different values of a column, in order of appearance."""

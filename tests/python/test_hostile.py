@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import percpu as pc
@@ -82,3 +83,21 @@ def test_damaged_parquet(parquet, seed):
     read, refused = map(int, run.stdout.split())
     assert read + refused == 2 * int(cases)
     assert refused > int(cases) / 2
+
+
+@pytest.mark.parametrize("column", ["marker", "extra_fields", "call_site", "kind"])
+def test_one_long_text_many_times(parquet, column, tmp_path):
+    """A small file whose texts would fill the memory if each row had its own."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(parquet)
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array(["x" * (8 << 20)]))
+    table = table.set_column(table.schema.get_field_index(column), column, long)
+    bad = tmp_path / "long.parquet"
+    facts = {b"percpu.trace": pq.read_metadata(parquet).metadata[b"percpu.trace"]}
+    pq.write_table(table.replace_schema_metadata(facts), bad, compression="zstd")
+    assert bad.stat().st_size < 1 << 20
+    for read in (pc.read_trace, lambda path: list(pc.iter_trace(path, events=300))):
+        with pytest.raises(pc.TraceError, match=f"long.parquet: column '{column}' has texts of .* bytes, the limit is"):
+            read(bad)
