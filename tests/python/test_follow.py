@@ -381,6 +381,8 @@ def test_command(capsys, tmp_path):
     assert streamed == {name: value for name, value in report.items() if name != "timeline"}
     code, _, err = run(capsys, "replay", hashed, "--closed-world", "--stream")
     assert (code, err.count("\n")) == (1, 1)
+    code, _, err = run(capsys, "replay", hashed, "--closed-world")
+    assert (code, err) == (1, "percpu: --closed-world needs --unit-size or --stats\n")
     with (CAPTURES / "bpftrace.txt.gz").open("rb") as file:
         command = [sys.executable, "-m", "percpu.cli", "replay", "-", "--follow", "--json"]
         done = subprocess.run(command, stdin=file, capture_output=True, check=True)

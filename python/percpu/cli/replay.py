@@ -86,6 +86,8 @@ def _predict(arguments: argparse.Namespace, trace: percpu.Trace, progress: Progr
         allocator = percpu.Allocator.from_state(arguments.state, kernel=arguments.kernel or "6.12")
         result = percpu.replay(trace, allocator, sample_every=arguments.sample_every, progress=progress)
     else:
+        if arguments.unit_size is None and arguments.stats is None:
+            raise percpu.InvalidRequest("--closed-world needs --unit-size or --stats", parameter="unit_size")
         result = percpu.replay(
             trace,
             mode="closed_world",
