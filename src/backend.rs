@@ -229,6 +229,15 @@ impl Backend {
         u128::from(self.next_addr).next_multiple_of(u128::from(self.atom_size)) + u128::from(self.chunk_span)
     }
 
+    /// Moves the search for address space behind chunks whose addresses came from elsewhere: `taken` has the base of the
+    /// last one that begins within so many bytes around an address.
+    pub fn pass_over(&mut self, taken: impl Fn(u64, u64) -> Option<u64>) {
+        while self.vmalloc.is_none() && self.next_end() <= u128::from(self.address_limit) {
+            let Some(base) = taken(round_up(self.next_addr, self.atom_size), self.chunk_span) else { return };
+            self.next_addr = base.saturating_add(self.chunk_span).saturating_add(self.page_size);
+        }
+    }
+
     /// Address space for chunk `id`; `None` if there is none. `unit_pages` for contiguous memory.
     pub fn create(&mut self, id: ChunkId, unit_pages: u32) -> Option<u64> {
         if self.chunk_supply.take(1) == 0 {

@@ -49,8 +49,8 @@ class _OnEngine(Run):
         Returns
         -------
         Allocator
-            A new one. In a replay that predicts, a request that is under way there has taken its area and may still
-            wait for pages.
+            A new one. In a replay that predicts, what is under way there is ended, as at the end of a trace: a request
+            that has taken its area has its pages, and the balance worker is scheduled anew for what it had not done.
 
         Raises
         ------
@@ -281,6 +281,9 @@ def replay(
     """Run a trace through an allocator, or without one.
 
     A given allocator is moved on: afterwards it has the state at the end of the trace. Copy it before to keep it.
+
+    Whatever the trace says, the allocator is whole afterwards. Where a trace contradicts itself or the start state,
+    what is written wins and is counted; what is under way at its end is ended (see :meth:`Replay.at`).
 
     Parameters
     ----------

@@ -144,10 +144,10 @@ pub(super) fn request_of_cpu(
     })
 }
 
-/// The next creation from `from` on whose base is not `known`.
-pub(super) fn next_creation(trace: &Trace, from: usize, known: impl Fn(u64) -> bool) -> Option<u64> {
+/// The next creation from `from` on at a base where a chunk can be.
+pub(super) fn next_creation(trace: &Trace, from: usize, can_be: impl Fn(u64) -> bool) -> Option<u64> {
     window(trace, from).find_map(|index| match trace.event(index) {
-        Event::Create { base: Some(base) } if !known(base.addr) => Some(base.addr),
+        Event::Create { base: Some(base) } if can_be(base.addr) => Some(base.addr),
         _ => None,
     })
 }

@@ -12,6 +12,12 @@
 //!
 //! A line that nobody waits for is counted, its bookkeeping is applied, and the replay goes on.
 //!
+//! Traces contradict themselves: lines are lost, cut off, out of order, or from another machine than the start state.
+//! What is under way then gives way to what is written: a request whose chunk or area is gone is forgotten, and made when
+//! its own line is read; one whose pages others populated goes on; a run of the worker whose chunk is taken from it is put
+//! back. So every request under way has a live area, or none, and waits for pages that are not populated; every chunk the
+//! worker holds exists. [`Machine::settle`] ends what is under way, so that every invariant of the allocator holds.
+//!
 //! Traces without the recorder's probes show neither population nor the worker: then pages are
 //! there when asked for and the worker runs at once when it is scheduled.
 //!
@@ -19,12 +25,11 @@
 //!
 //! Specification 50 sections 2 to 4, 6 and 7.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::lookahead::{self, Lookahead};
 use super::recorded_place;
 use super::timeline::live_bytes;
-use crate::bitmap;
 use crate::chunk::{Chunk, Role};
 use crate::engine::linux::{Done, Linux, Need, Progress, Stop, Task, Worker};
 use crate::engine::Engine;
@@ -58,14 +63,15 @@ pub struct Totals {
 /// What the driver knows better than the lines say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overrides {
-    forced: HashSet<usize>,
+    /// By event: the event from which on it is known.
+    forced: HashMap<usize, usize>,
     start_before: HashMap<usize, usize>,
 }
 
 impl Overrides {
-    /// The request of event `event` gets what was recorded.
-    pub fn force(&mut self, event: usize) {
-        self.forced.insert(event);
+    /// The request of event `event` gets what was recorded, if it starts at event `from` or later.
+    pub fn force(&mut self, event: usize, from: usize) {
+        self.forced.entry(event).or_insert(from);
     }
 
     /// The request of event `event` starts before the line of event `start`.
@@ -88,8 +94,8 @@ impl Overrides {
     }
 
     #[inline]
-    fn is_forced(&self, event: usize) -> bool {
-        !self.forced.is_empty() && self.forced.contains(&event)
+    fn is_forced(&self, event: usize, at: usize) -> bool {
+        !self.forced.is_empty() && self.forced.get(&event).is_some_and(|from| *from <= at)
     }
 
     /// True if another request starts before event `start` already.
@@ -150,6 +156,8 @@ pub(super) struct Machine {
     pub live_bytes: u64,
     /// By index of a base in the trace: the chunk that was last found there.
     by_base: Vec<ChunkId>,
+    /// Addresses are only names.
+    hashed: bool,
 }
 
 /// What a step may look at.
@@ -161,10 +169,11 @@ pub(super) struct View<'t> {
 }
 
 impl Machine {
-    pub fn new(engine: Linux, ahead: &Lookahead, nr_bases: usize) -> Self {
+    pub fn new(engine: Linux, ahead: &Lookahead, trace: &Trace) -> Self {
         Self {
             live_bytes: live_bytes(&engine),
-            by_base: vec![ChunkId::RESERVED; nr_bases],
+            by_base: vec![ChunkId::RESERVED; trace.bases().len()],
+            hashed: trace.hashed(),
             engine,
             totals: Totals::default(),
             worker: None,
@@ -180,14 +189,72 @@ impl Machine {
         self.worker.is_none() && self.started.is_empty()
     }
 
+    /// Ends what is under way, where the trace ends or is left: requests get the pages that they wait for, those that wait
+    /// for a chunk are forgotten, and the worker is scheduled anew for what it had not done.
+    pub fn settle(&mut self) {
+        self.put_worker_back();
+        for mut started in std::mem::take(&mut self.started) {
+            started.progress = self.engine.look_again(&started.task, started.progress);
+            while let Progress::Waits(Need::Pages { .. }) = started.progress {
+                started.pages_made(&mut self.engine, &mut self.live_bytes, true);
+            }
+        }
+    }
+
+    fn put_worker_back(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            self.engine.put_back(&worker);
+        }
+    }
+
+    /// Chunk `id` goes, or changes, by a line that the worker does not know: if it holds the chunk it does not go on.
+    fn take_from_worker(&mut self, id: ChunkId) {
+        if self.worker.as_ref().is_some_and(|worker| worker.holds(id)) {
+            self.put_worker_back();
+        }
+    }
+
+    /// Pages were populated or given back: requests that wait for pages look again.
+    fn pages_changed(&mut self) {
+        for started in &mut self.started {
+            started.progress = self.engine.look_again(&started.task, started.progress);
+        }
+    }
+
+    /// Frees an area as a line says, and forgets a request that took it and has not written its line. False if it is not live.
+    #[inline]
+    fn free(&mut self, chunk: ChunkId, off: Bytes) -> bool {
+        let Ok(size) = self.engine.free(chunk, off, None) else { return false };
+        if !self.started.is_empty() {
+            let Self { started, engine, .. } = self;
+            started.retain(|started| engine.place_of(&started.task) != Some((chunk, off)));
+        }
+        self.live_bytes -= size.0;
+        true
+    }
+
+    /// Undoes what a request under way has done.
+    fn withdraw(&mut self, started: &Started) {
+        if let Some((chunk, off)) = self.engine.place_of(&started.task) {
+            self.free(chunk, off);
+        }
+    }
+
+    /// Removes a chunk that a line says is gone, with all that lies in it and who waits for something in it.
+    fn drop_chunk(&mut self, id: ChunkId) {
+        if self.engine.chunk(id).is_none_or(Chunk::immutable) {
+            return;
+        }
+        self.take_from_worker(id);
+        let Self { started, engine, .. } = self;
+        started.retain(|started| engine.place_of(&started.task).is_none_or(|(chunk, _)| chunk != id));
+        self.engine.drop_chunk(id);
+        self.live_bytes = live_bytes(&self.engine);
+    }
+
     /// Areas that are taken by requests whose lines come later.
     pub fn areas_under_way(&self) -> Vec<(ChunkId, Bytes)> {
-        let place = |started: &Started| match (started.progress, self.engine.area_of(&started.task)) {
-            (Progress::Done(Outcome::Placed { chunk, off }), _) => Some((chunk, off)),
-            (Progress::Waits(Need::Pages { chunk, .. }), Some(off)) => Some((chunk, off)),
-            _ => None,
-        };
-        self.started.iter().filter_map(place).collect()
+        self.started.iter().filter_map(|started| self.engine.place_of(&started.task)).collect()
     }
 
     /// About how many bytes a copy takes.
@@ -236,12 +303,10 @@ impl Machine {
             Event::Alloc(_) | Event::AllocFail { .. } => outcome = self.request_line(view, &record)?,
             Event::Free { base, off, .. } => {
                 let place = base.and_then(|base| self.place(base, off));
-                match place.map(|chunk| self.engine.free(chunk, off, None)) {
-                    Some(Ok(size)) => {
-                        self.totals.frees += 1;
-                        self.live_bytes -= size.0;
-                    }
-                    _ => self.surprise(index, "frees what is not live"),
+                if place.is_some_and(|chunk| self.free(chunk, off)) {
+                    self.totals.frees += 1;
+                } else {
+                    self.surprise(index, "frees what is not live");
                 }
             }
             Event::AllocArea { base, start, .. } => {
@@ -254,7 +319,7 @@ impl Machine {
             Event::Populated { base, first, end } => {
                 self.populated_line(view, index, (base.addr, first.0, end.0));
             }
-            Event::Depopulated { base, first, end } => self.depopulated_line(base.addr, first.0, end.0),
+            Event::Depopulated { base, first, end } => self.depopulated_line(index, base.addr, first.0, end.0),
             Event::BalanceBegin => self.begin_line(view, &record),
             Event::BalanceFree { empty_only } => {
                 let explained = self.offer(|_, stop| (stop == Stop::FreePass { empty_only }).then_some(Done::Ok));
@@ -262,10 +327,15 @@ impl Machine {
             }
             Event::BalanceEnd => {
                 self.pass_flush();
-                let finished = self.worker.take().is_some_and(|worker| worker.waits().is_none());
+                let finished = self.worker.as_ref().is_some_and(|worker| worker.waits().is_none());
+                self.put_worker_back();
                 self.count(finished);
             }
             _ => {}
+        }
+        if self.gate_after == Some(index) {
+            self.gate_after = None;
+            self.engine.enable_async();
         }
         if !self.background && self.engine.balance_pending() {
             self.run_worker_now(view.trace, index + 1);
@@ -286,12 +356,13 @@ impl Machine {
         let (base, off) = (Base { index: columns.base[index], addr }, Bytes(columns.off[index].max(0) as u64));
         if kind == Kind::Free {
             let Some(chunk) = self.place(base, off) else { return Ok(None) };
-            let Ok(size) = self.engine.free(chunk, off, None) else { return Ok(None) };
+            if !self.free(chunk, off) {
+                return Ok(None);
+            }
             self.totals.frees += 1;
-            self.live_bytes -= size.0;
             return Ok(Some(None));
         }
-        if self.is_started(index) || view.overrides.is_forced(index) {
+        if self.is_started(index) || view.overrides.is_forced(index, index) {
             return Ok(None);
         }
         let bytes = |value: u32| Bytes(u64::from(value));
@@ -338,12 +409,21 @@ impl Machine {
         }
         let Some(record) = view.trace.get(event) else { return };
         let Some(request) = request_of(&record.event) else { return };
-        let forced = view.overrides.is_forced(event);
+        let forced = view.overrides.is_forced(event, at);
         let (task, progress) = match record.event {
             Event::Alloc(Alloc { base, off, .. }) if forced => {
                 let place = base.and_then(|base| self.place(base, off));
+                if let Some(chunk) = place {
+                    self.take_from_worker(chunk);
+                }
                 match place.and_then(|chunk| self.engine.force(&request, chunk, off)) {
-                    Some(under_way) => under_way,
+                    Some((task, progress)) => {
+                        if task.atomic && self.engine.populate_area(&task) {
+                            self.count(false);
+                            self.pages_changed();
+                        }
+                        (task, progress)
+                    }
                     None => return self.surprise(event, "records a place that cannot be: not free, or in no chunk"),
                 }
             }
@@ -356,6 +436,20 @@ impl Machine {
 
     /// The line of a request: it must be done, and as recorded.
     fn request_line(&mut self, view: &View<'_>, record: &Record<'_>) -> Result<Option<Outcome>, Mismatch> {
+        match self.done_at_line(view, record) {
+            Err(_) if view.overrides.is_forced(record.index, record.index) => {
+                // It was under way before it was known what it must get.
+                if let Some(position) = self.started.iter().position(|started| started.event == record.index) {
+                    let started = self.started.swap_remove(position);
+                    self.withdraw(&started);
+                }
+                Ok(self.done_at_line(view, record).unwrap_or(None))
+            }
+            done => done,
+        }
+    }
+
+    fn done_at_line(&mut self, view: &View<'_>, record: &Record<'_>) -> Result<Option<Outcome>, Mismatch> {
         self.start(view, record.index, record.index);
         let Some(position) = self.started.iter().position(|started| started.event == record.index) else {
             return Ok(None);
@@ -376,17 +470,13 @@ impl Machine {
             }
             _ => matches!(predicted, Outcome::Failed(_)),
         };
-        if !equal && !view.overrides.is_forced(record.index) {
+        if !equal {
             return Err(Mismatch { predicted, started_at: at });
         }
         self.started.swap_remove(position);
         match predicted {
-            Outcome::Placed { .. } if equal => self.totals.allocs += 1,
-            Outcome::Failed(_) if equal => self.totals.fails += 1,
-            _ => {}
-        }
-        if self.gate_after == Some(record.index) {
-            self.engine.enable_async();
+            Outcome::Placed { .. } => self.totals.allocs += 1,
+            Outcome::Failed(_) => self.totals.fails += 1,
         }
         Ok(Some(predicted))
     }
@@ -396,7 +486,7 @@ impl Machine {
     fn finish_unseen(&mut self, view: &View<'_>, position: usize, event: &Event<'_>) {
         let failed = matches!(event, Event::AllocFail { .. });
         while let Progress::Waits(need) = self.started[position].progress {
-            let Self { engine, live_bytes, started, .. } = self;
+            let Self { engine, live_bytes, started, hashed, .. } = self;
             let started = &mut started[position];
             match need {
                 Need::Chunk if failed => started.chunk_made(engine, live_bytes, None),
@@ -414,11 +504,12 @@ impl Machine {
                     }
                     self.totals.unexplained += u64::from(self.background);
                     started.pages_made(engine, live_bytes, true);
+                    self.pages_changed();
                 }
                 Need::Chunk if self.background => return,
                 Need::Chunk => {
-                    let known = |base| engine.chunk_at_base(base).is_some();
-                    let Some(base) = lookahead::next_creation(view.trace, started.event, known) else { return };
+                    let can_be = |base| engine.can_create_at(base, *hashed);
+                    let Some(base) = lookahead::next_creation(view.trace, started.event, can_be) else { return };
                     let chunk = engine.create_chunk_at(base);
                     started.chunk_made(engine, live_bytes, Some(chunk));
                 }
@@ -453,8 +544,10 @@ impl Machine {
     fn offer(&mut self, answers: impl FnOnce(&mut Linux, Stop) -> Option<Done>) -> bool {
         self.pass_flush();
         let Some(worker) = &mut self.worker else { return false };
-        let Some(done) = worker.waits().and_then(|stop| answers(&mut self.engine, stop)) else { return false };
+        let waits = worker.waits().filter(|stop| self.engine.can_answer(*stop));
+        let Some(done) = waits.and_then(|stop| answers(&mut self.engine, stop)) else { return false };
         self.engine.run_worker(worker, done);
+        self.pages_changed();
         true
     }
 
@@ -480,10 +573,8 @@ impl Machine {
             }
         }
         self.count(false);
-        let known = self.engine.chunk(chunk).expect("found by its base");
-        if end <= known.nr_pages().0 && bitmap::count_set(known.populated(), first, end) == 0 {
-            self.engine.note_populated(chunk, first, end);
-        }
+        self.engine.note_populated(chunk, first, end);
+        self.pages_changed();
     }
 
     /// Gives the pages to the request that waits for just these.
@@ -491,16 +582,16 @@ impl Machine {
         let waiting = self.started.iter_mut().find(|started| started.progress == Progress::Waits(need));
         let Some(started) = waiting else { return false };
         started.pages_made(&mut self.engine, &mut self.live_bytes, true);
+        self.pages_changed();
         true
     }
 
-    fn depopulated_line(&mut self, base: u64, first: u32, end: u32) {
+    fn depopulated_line(&mut self, index: usize, base: u64, first: u32, end: u32) {
         let Some(chunk) = self.engine.chunk_at_base(base) else { return self.count(false) };
         let explained = self.offer(|_, stop| (stop == Stop::Release { chunk, first, end }).then_some(Done::Ok));
         self.count(explained);
-        let known = self.engine.chunk(chunk).expect("found by its base");
-        if !explained && end <= known.nr_pages().0 && bitmap::count_set(known.populated(), first, end) == end - first {
-            self.engine.mark_depopulated(chunk, first, end);
+        if !explained && !self.engine.note_depopulated(chunk, first, end) {
+            self.surprise(index, "gives back pages that are in use");
         }
     }
 
@@ -508,6 +599,10 @@ impl Machine {
         if self.engine.chunk_at_base(base).is_some() {
             // The worker made it ahead of its line, or it is the announcement of the first chunk.
             return self.count(!self.background);
+        }
+        if !self.engine.can_create_at(base, self.hashed) {
+            self.count(false);
+            return self.surprise(record.index, "creates a chunk that cannot be: in another one, or one of too many");
         }
         if self.offer(|engine, stop| (stop == Stop::Create).then(|| Done::Created(engine.create_chunk_at(base)))) {
             return self.count(true);
@@ -563,8 +658,7 @@ impl Machine {
         self.count(explained);
         if !explained {
             self.surprise(index, "destroys a chunk that was not predicted to go");
-            self.engine.drop_chunk(chunk);
-            self.live_bytes = live_bytes(&self.engine);
+            self.drop_chunk(chunk);
         }
     }
 
@@ -577,6 +671,7 @@ impl Machine {
             }
         }
         self.count(self.engine.balance_pending());
+        self.put_worker_back();
         self.engine.clear_pending();
         let mut worker = Worker::new();
         self.engine.run_worker(&mut worker, Done::Ok);
@@ -592,13 +687,14 @@ impl Machine {
         while let Some(stop) = self.engine.run_worker(&mut worker, done) {
             done = match stop {
                 Stop::Create => {
-                    let known = |base| self.engine.chunk_at_base(base).is_some();
-                    lookahead::next_creation(trace, from, known)
+                    let can_be = |base| self.engine.can_create_at(base, self.hashed);
+                    lookahead::next_creation(trace, from, can_be)
                         .map_or(Done::Failed, |base| Done::Created(self.engine.create_chunk_at(base)))
                 }
                 _ => Done::Ok,
             };
         }
+        self.pages_changed();
     }
 }
 

@@ -55,6 +55,8 @@ const CHECKPOINT_AFTER: usize = 32_768;
 const CHECKPOINT_MOST: usize = 1 << 20;
 /// How many events an allocation's line may be late.
 const MAX_LATE: usize = 8;
+/// How many places are tried at most where a request was started still earlier.
+const MOST_TRIES: usize = 64;
 /// Events between two questions whether to go on.
 const ASK_EVERY: usize = 1024;
 /// Copies that are kept, and about how many bytes of maps they may hold.
@@ -105,7 +107,9 @@ impl Prediction {
 /// The result of a replay.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// The engine after the last event.
+    /// The engine after the last event, with every invariant holding. What is under way there is ended: a request that has
+    /// taken its area has its pages, one that waits for a chunk is forgotten, and the worker is scheduled anew for what it
+    /// had not done, with the chunks that it had taken up back on their lists.
     pub engine: Linux,
     /// By request.
     pub predictions: Vec<Prediction>,
@@ -124,10 +128,12 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// The engine after the first `events` events of the trace that was replayed. A request that is under way there has
-    /// taken its area and may wait for pages.
+    /// The engine after the first `events` events of the trace that was replayed. What is under way there is ended as at the
+    /// end of a trace (see [`Replay::engine`]).
     pub fn at(&self, trace: &Trace, events: usize, go_on: &mut dyn FnMut(usize) -> bool) -> Linux {
-        self.machine_at(trace, events, go_on).engine
+        let mut machine = self.machine_at(trace, events, go_on);
+        machine.settle();
+        machine.engine
     }
 
     /// Goes on from the middle: the rest of the trace is rerun, on a copy of `allocator` in the state after the first
@@ -142,8 +148,9 @@ impl Replay {
         go_on: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Rerun, TraceError> {
         let from = events.min(self.totals.events as usize);
-        let machine = self.machine_at(trace, from, go_on);
+        let mut machine = self.machine_at(trace, from, go_on);
         let early = machine.areas_under_way();
+        machine.settle();
         allocator.set_engine(Box::new(machine.engine));
         let engine = allocator.engine();
         let mut live = Vec::new();
@@ -218,7 +225,7 @@ struct Driver<'t> {
 impl<'t> Driver<'t> {
     fn new(trace: &'t Trace, engine: Linux, options: &'t Options) -> Self {
         let ahead = Lookahead::new(trace);
-        let machine = Machine::new(engine, &ahead, trace.bases().len());
+        let machine = Machine::new(engine, &ahead, trace);
         let start = Arc::new(machine.clone());
         Self {
             trace,
@@ -266,7 +273,8 @@ impl<'t> Driver<'t> {
         Ok(self.finish(index))
     }
 
-    fn finish(self, events: usize) -> Replay {
+    fn finish(mut self, events: usize) -> Replay {
+        self.machine.settle();
         let line = |(event, what): (usize, &'static str)| Divergence::Line {
             event,
             line: self.trace.columns().line[event],
@@ -340,6 +348,10 @@ impl<'t> Driver<'t> {
     fn resolve(&mut self, index: usize, mismatch: Mismatch, go_on: &mut dyn FnMut(usize) -> bool) {
         let near = index.saturating_sub(MAX_LATE).min(mismatch.started_at).max(self.checkpoint.0);
         self.machine = (*self.checkpoint.1).clone();
+        if !go_on(index) {
+            self.stopped = true;
+            return;
+        }
         for event in self.checkpoint.0..near {
             if event % ASK_EVERY == 0 && !go_on(event) {
                 self.stopped = true;
@@ -351,7 +363,7 @@ impl<'t> Driver<'t> {
         self.interval = CHECKPOINT_AFTER;
         self.checkpoint = (near, Arc::new(self.machine.clone()));
         if !self.ahead.in_lock_order() {
-            for start in (near..index).rev() {
+            for start in (near..index).rev().take(MOST_TRIES) {
                 if self.overrides.taken(start) {
                     continue;
                 }
@@ -367,11 +379,17 @@ impl<'t> Driver<'t> {
             let before = self.state_before_start(near, mismatch.started_at);
             self.first_divergence = Some(Explanation::new(self.trace, index, mismatch.predicted, &before));
         }
-        self.overrides.force(index);
+        self.overrides.force(index, near);
         self.predictions.push(Prediction::new(index, false, mismatch.predicted));
         self.diverged += 1;
-        let forced = self.again(near, index);
-        debug_assert!(forced.is_ok(), "a forced event has no prediction to differ from");
+        if self.again(near, index).is_err() {
+            // Started early, it takes what others got that were predicted without it: they keep it.
+            let kinds = self.trace.columns().kind;
+            let requests = (near..index).filter(|event| matches!(kinds[*event], Kind::Alloc | Kind::AllocFail));
+            requests.for_each(|event| self.overrides.force(event, near));
+            let forced = self.again(near, index);
+            debug_assert!(forced.is_ok(), "a forced event has no prediction to differ from");
+        }
     }
 
     /// Replays from event `from`, where the checkpoint is, up to and including `to`.

@@ -49,6 +49,7 @@ use crate::geometry::MAX_UNIT_SIZE;
 use crate::request::{ChunkId, Outcome, Request};
 use crate::trace::{Alloc, Base, Event, Trace};
 use crate::units::Bytes;
+use crate::variant::Generation;
 
 /// Events between two questions whether to go on.
 const ASK_EVERY: usize = 256;
@@ -57,6 +58,8 @@ const PAGES_EVERY: u32 = 256;
 /// Events between the first two copies of the allocator, and at most.
 const MARK_AFTER: usize = 32_768;
 const MARK_MOST: usize = 1 << 20;
+/// Sizes are multiples of this where the geometry says nothing of it.
+const AREA_MAP_GRANULE: Bytes = Bytes(2);
 /// Copies that are kept, and about how many bytes they may hold.
 const MARKS: usize = 16;
 const MARK_BYTES: u64 = 64 << 20;
@@ -274,7 +277,12 @@ impl Machine {
 
     /// Bytes that a request of `size` takes.
     fn rounded(&self, size: Bytes) -> u64 {
-        size.0.next_multiple_of(self.allocator.engine().geometry().min_alloc_size().0)
+        let engine = self.allocator.engine();
+        let granule = match engine.generation() {
+            Generation::AreaMap => AREA_MAP_GRANULE,
+            _ => engine.geometry().min_alloc_size(),
+        };
+        size.0.next_multiple_of(granule.0)
     }
 
     fn give_back(&mut self, object: Object) -> Result<(), RequestError> {

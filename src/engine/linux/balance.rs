@@ -14,7 +14,7 @@
 
 use super::Linux;
 use crate::chunk::mode::with_meter;
-use crate::chunk::Mode;
+use crate::chunk::{Chunk, Context, Mode};
 use crate::cost::{Counter, Part};
 use crate::request::ChunkId;
 
@@ -123,6 +123,15 @@ impl Worker {
     /// What it waits for.
     pub fn waits(&self) -> Option<Stop> {
         self.waits
+    }
+
+    /// True if it has taken chunk `id` up and not settled it yet: it will go on with it.
+    pub(crate) fn holds(&self, id: ChunkId) -> bool {
+        let current = match self.stage {
+            Stage::Pages { chunk, .. } | Stage::Settle { chunk, .. } | Stage::Populate { chunk, .. } => Some(chunk),
+            _ => None,
+        };
+        current == Some(id) || self.surplus.contains(&id)
     }
 }
 
@@ -280,6 +289,39 @@ impl Linux {
         worker.waits
     }
 
+    /// True if what a run waits for can still be done: a recording that contradicts itself may have done it otherwise.
+    pub(crate) fn can_answer(&self, stop: Stop) -> bool {
+        let pages = |id, first, end, wanted: fn(&Chunk, &Context, u32) -> bool| {
+            let pages_are = |chunk: &Chunk| (first..end).all(|page| wanted(chunk, &self.ctx, page));
+            self.chunk(id).is_some_and(|chunk| end <= chunk.nr_pages && pages_are(chunk))
+        };
+        match stop {
+            Stop::FreePass { .. } | Stop::Flush | Stop::Create => true,
+            Stop::Release { chunk, first, end } => pages(chunk, first, end, |chunk, ctx, page| {
+                chunk.is_populated(page..page + 1) && chunk.page_is_free(ctx, page)
+            }),
+            Stop::Populate { chunk, first, end } => {
+                pages(chunk, first, end, |chunk, _, page| !chunk.is_populated(page..page + 1))
+            }
+            Stop::Destroy(id) => {
+                self.chunk(id).is_some_and(|chunk| chunk.nr_populated == 0) && self.slots.slot_of(id).is_none()
+            }
+        }
+    }
+
+    /// Ends a run that does not go on: what it took off the lists is put back, and the worker is scheduled again.
+    pub(crate) fn put_back(&mut self, worker: &Worker) {
+        if matches!(worker.stage, Stage::Finished) {
+            return;
+        }
+        for id in worker.surplus.iter().rev() {
+            let Some(chunk) = self.chunk(*id).filter(|_| self.slots.slot_of(*id).is_none()) else { continue };
+            let slot = self.chunk_slot(chunk);
+            self.slots.push_back(slot, *id);
+        }
+        self.schedule_balance();
+    }
+
     /// Books what a stop has brought.
     fn answer<M: Mode>(&mut self, m: M, worker: &mut Worker, stop: Stop, done: Done) {
         match (stop, &mut worker.stage) {
@@ -428,7 +470,7 @@ impl Linux {
         list
     }
 
-    /// The next range of empty pages of an isolated chunk, from page `from` downwards: the range,
+    /// The next range of empty pages of an isolated chunk, from page `from` downwards, which may lie below the first: the range,
     /// where to go on, and whether the chunk is to be reintegrated instead.
     fn pages_to_release<M: Mode>(&self, m: M, id: ChunkId, from: i32) -> (Option<(u32, u32)>, i32, bool) {
         let chunk = self.chunk(id).expect("a listed chunk exists");
@@ -439,7 +481,7 @@ impl Linux {
             && self.nr_empty_pop_pages >= self.empty_high()
         {
             // Only populated pages whose blocks may be free can be first.
-            page = crate::bitmap::last_both(&chunk.whole, &chunk.populated, (from + 1) as u32)
+            page = crate::bitmap::last_both(&chunk.whole, &chunk.populated, (from + 1).max(0) as u32)
                 .map_or(-1, |page| page as i32);
         }
         while page >= 0 {

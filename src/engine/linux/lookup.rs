@@ -88,6 +88,12 @@ impl Lookup {
         self.tree.get(&base).copied()
     }
 
+    /// The base of the last chunk that begins less than `len` bytes before or behind `base`.
+    pub fn last_within(&self, base: u64, len: u64) -> Option<u64> {
+        let near = base.saturating_sub(len - 1)..=base.saturating_add(len - 1);
+        self.tree.range(near).next_back().map(|(base, _)| *base)
+    }
+
     /// Adds a chunk.
     pub fn insert(&mut self, base: u64, id: ChunkId) {
         self.tree.insert(base, id);

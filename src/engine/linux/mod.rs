@@ -52,6 +52,8 @@ use crate::units::{Bits, Bytes};
 use crate::variant::{Generation, Rules, Thresholds};
 use lookup::Lookup;
 
+/// Bytes of maps above which a recording makes no more chunks: more than any machine has had.
+const CHUNK_BYTES_MOST: u64 = 1 << 30;
 /// Failure lines for the life of the system.
 const WARN_LIMIT: u32 = 10;
 
@@ -417,9 +419,30 @@ impl Linux {
         self.nr_populated += end - first;
     }
 
-    /// Marks pages populated that a recording says are, by an unknown way.
+    /// Marks pages populated that a recording says are, by an unknown way; those that are stay as they are.
     pub(crate) fn note_populated(&mut self, id: ChunkId, first: u32, end: u32) {
-        with_meter!(self, m => self.mark_populated(m, id, first, end, false));
+        let missing = |linux: &Self| {
+            let chunk = linux.chunk(id).filter(|chunk| chunk.role == Role::Dynamic)?;
+            chunk.unpopulated_range(first, end.min(chunk.nr_pages))
+        };
+        while let Some((first, end)) = missing(self) {
+            with_meter!(self, m => self.mark_populated(m, id, first, end, false));
+        }
+    }
+
+    /// Marks pages unpopulated that a recording says are, by an unknown way. Not those of boot chunks and those that are not
+    /// populated; false if an area lies on one of them.
+    pub(crate) fn note_depopulated(&mut self, id: ChunkId, first: u32, end: u32) -> bool {
+        let Some(chunk) = self.chunk(id).filter(|chunk| chunk.role == Role::Dynamic && end <= chunk.nr_pages) else {
+            return true;
+        };
+        if !(first..end).all(|page| chunk.page_is_free(&self.ctx, page)) {
+            return false;
+        }
+        if chunk.is_populated(first..end) {
+            self.mark_depopulated(id, first, end);
+        }
+        true
     }
 
     /// Marks pages unpopulated, in the chunk and globally.
@@ -442,8 +465,25 @@ impl Linux {
     /// Makes a chunk with address space from the backend. It is on no list yet.
     fn create_chunk<M: Mode>(&mut self, m: M) -> Option<ChunkId> {
         let id = ChunkId(self.chunks.len() as u32);
-        let base = self.backend.create(id, self.ctx.geometry.unit_pages().0)?;
+        let Self { backend, by_base, .. } = self;
+        backend.pass_over(|base, span| by_base.last_within(base, span));
+        let pages = self.ctx.geometry.unit_pages().0;
+        let base = self.backend.create(id, pages)?;
+        if self.by_base.last_within(base, self.ctx.geometry.unit_size().0).is_some() {
+            self.backend.destroy(id, base, pages);
+            return None;
+        }
         Some(self.add_chunk(m, id, base))
+    }
+
+    /// Whether a chunk may be made at `base`, as a recording says: where no other chunk begins. Unless addresses are only
+    /// names (`hashed`), none may reach into it either. There is a limit to what a recording may ask for.
+    pub(crate) fn can_create_at(&self, base: u64, hashed: bool) -> bool {
+        let unit = self.ctx.geometry.unit_size().0;
+        let maps = u64::from(self.ctx.geometry.pages_to_bits(self.ctx.geometry.unit_pages()).0) / 4;
+        let room = u64::from(self.stats.nr_chunks) * maps < CHUNK_BYTES_MOST;
+        let apart = hashed || self.by_base.last_within(base, unit).is_none();
+        room && apart && base.checked_add(unit).is_some() && self.chunk_at_base(base).is_none()
     }
 
     /// Makes a chunk at `base`, which a recording gives. It is on no list yet.

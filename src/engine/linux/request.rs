@@ -198,6 +198,7 @@ impl Linux {
             return self.populate_from(m, task, chunk, off, end);
         }
         self.release_area(m, chunk, off.0, None);
+        task.area = None;
         Progress::Done(self.fail(task, Reason::NoPage))
     }
 
@@ -339,6 +340,35 @@ impl Linux {
         task.area.map(|(_, off)| self.ctx.geometry.bits_to_bytes(off))
     }
 
+    /// The area of a task: its chunk, and where it lies there in bytes, once it is taken.
+    pub(crate) fn place_of(&self, task: &Task) -> Option<(ChunkId, Bytes)> {
+        task.area.map(|(chunk, off)| (chunk, self.ctx.geometry.bits_to_bytes(off)))
+    }
+
+    /// How far a request has come that waits for pages, as the pages are now: others may have populated some.
+    pub(crate) fn look_again(&mut self, task: &Task, progress: Progress) -> Progress {
+        match (progress, task.area) {
+            (Progress::Waits(Need::Pages { .. }), Some((chunk, off))) => {
+                let first = off.0 / self.ctx.geometry.page_bits();
+                self.populate_from(&{ self.ctx }, task, chunk, off, first)
+            }
+            _ => progress,
+        }
+    }
+
+    /// Marks the pages under the area of a task populated, as a recording says they are. False if they were.
+    pub(crate) fn populate_area(&mut self, task: &Task) -> bool {
+        let Some((id, off)) = task.area else { return false };
+        let end = self.pages_of(&{ self.ctx }, task, off.0).end;
+        let mut noted = false;
+        let first = off.0 / self.ctx.geometry.page_bits();
+        while let Some((first, end)) = self.chunk(id).and_then(|chunk| chunk.unpopulated_range(first, end)) {
+            with_meter!(self, m => self.mark_populated(m, id, first, end, true));
+            noted = true;
+        }
+        noted
+    }
+
     /// Serves a request at byte `off` of chunk `id` instead of searching, as a recording says; `None`
     /// if that place cannot be.
     pub(crate) fn force(&mut self, request: &Request, id: ChunkId, off: Bytes) -> Option<(Task, Progress)> {
@@ -348,7 +378,8 @@ impl Linux {
         let from = u32::try_from(off.0 / granule).ok()?;
         let bits = self.ctx.geometry.bytes_to_bits(task.size).0;
         let served = chunk.served(&self.ctx);
-        let fits = off.0 % granule == 0 && from >= served.start && from + bits <= served.end;
+        let end = u64::from(from) + u64::from(bits);
+        let fits = off.0 % granule == 0 && from >= served.start && end <= u64::from(served.end);
         if !fits || bitmap::count_set(chunk.alloc_map(), from, from + bits) > 0 {
             return None;
         }
