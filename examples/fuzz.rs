@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! fuzz SECONDS [SEED]
-//!     the engine against the slow model in free geometries, then operations and layouts, each so long
+//!     the engine against the slow model in free geometries, then operations, damaged traces and layouts, each so long
 //! fuzz operations small|kernel NUMBER FILE [SEED]
 //!     operations up to NUMBER in all; goes on from FILE, which it writes every few seconds
 //! fuzz layouts NUMBER [SEED]
 //!     so many layouts
-//! fuzz shorten small|kernel FILE
+//! fuzz replay NUMBER [SEED]
+//!     so many damaged traces
+//! fuzz shorten small|kernel|replay FILE
 //!     the input of a failure with pieces left out, and the first step at which anything differs
 //! fuzz figures FILE...
 //!     what such files say, for people
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
 use percpu::testing::operations::{self, Finding, Scale, Tally};
-use percpu::testing::{differential, layouts};
+use percpu::testing::{damage, differential, layouts};
 use percpu::variant::Generation;
 use serde_json::{json, Value};
 
@@ -33,7 +35,9 @@ const WRITE_EVERY: Duration = Duration::from_secs(10);
 type Failed = String;
 
 fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(|_| {}));
+    if env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     let args: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let seed = |text: Option<&&str>| text.and_then(|text| text.parse().ok()).unwrap_or_else(fresh_seed);
@@ -44,6 +48,18 @@ fn main() -> ExitCode {
         },
         ["layouts", number, ..] => match number.parse() {
             Ok(number) => many_layouts(seed(words.get(2)), |done, _| done < number),
+            Err(_) => return usage(),
+        },
+        ["replay", number, ..] => match number.parse() {
+            Ok(number) => many_damages(seed(words.get(2)), |done| done < number),
+            Err(_) => return usage(),
+        },
+        ["shorten", "replay", file] => match fs::read(file).map(|bytes| damage::shortened(0, bytes, String::new())) {
+            Ok(finding) if finding.what.is_empty() => {
+                println!("fuzz: {file}: nothing fails");
+                Ok(())
+            }
+            Ok(finding) => Err(keep("replay", 0, &finding)),
             Err(_) => return usage(),
         },
         ["shorten", scale, file] => match (scale_of(scale), fs::read(file)) {
@@ -74,7 +90,7 @@ fn main() -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: fuzz SECONDS [SEED] | fuzz operations small|kernel NUMBER FILE [SEED] | fuzz layouts NUMBER [SEED] | fuzz figures FILE..."
+        "usage: fuzz SECONDS [SEED] | fuzz operations small|kernel NUMBER FILE [SEED] | fuzz layouts NUMBER [SEED] | fuzz replay NUMBER [SEED] | fuzz figures FILE..."
     );
     ExitCode::from(2)
 }
@@ -125,6 +141,8 @@ fn for_seconds(time: Duration, seed: u64) -> Result<(), Failed> {
         println!("fuzz: {name}: {} operations in {} s, 0 findings", tally.operations, begun.elapsed().as_secs());
     }
     let begun = Instant::now();
+    many_damages(seed, |_| begun.elapsed() < time)?;
+    let begun = Instant::now();
     many_layouts(seed, |_, _| begun.elapsed() < time)
 }
 
@@ -139,6 +157,22 @@ fn many_layouts(seed: u64, go_on: impl Fn(u64, u64) -> bool) -> Result<(), Faile
         }
     }
     println!("fuzz: {done} layouts, {built} of them built, 0 findings");
+    Ok(())
+}
+
+fn many_damages(seed: u64, go_on: impl Fn(u64) -> bool) -> Result<(), Failed> {
+    let mut tally = damage::Tally::default();
+    while go_on(tally.cases) {
+        let (more, finding) = damage::run_cases(seed, tally.cases, tally.cases + ROUND / 10);
+        tally += more;
+        if let Some(finding) = finding {
+            return Err(keep("replay", seed, &finding));
+        }
+    }
+    println!(
+        "fuzz: {} damaged traces of {} lines, {} of them diverged, 0 findings",
+        tally.cases, tally.lines, tally.diverged
+    );
     Ok(())
 }
 

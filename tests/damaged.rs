@@ -9,6 +9,7 @@ use percpu::engine::{Engine, Setup};
 use percpu::geometry::Geometry;
 use percpu::replay::{predict, Options, Replay};
 use percpu::state::State;
+use percpu::testing::damage;
 use percpu::trace::{read_trace, Kind, Trace};
 use percpu::units::Bytes;
 use percpu::variant::Preset;
@@ -223,4 +224,13 @@ fn a_trace_ends_while_the_worker_runs() {
         }
     }
     assert!(cut > 30, "{cut}");
+}
+
+#[test]
+fn damaged_traces_end_in_a_whole_allocator() {
+    let (tally, finding) = damage::run_cases(2026, 0, 400);
+    if let Some(finding) = finding {
+        panic!("case {}, {} bytes: {}", finding.index, finding.bytes.len(), finding.what);
+    }
+    assert!(tally.cases == 400 && tally.diverged > 1000 && tally.unexplained > 500, "{tally:?}");
 }

@@ -2,6 +2,7 @@
 //! recorded data. Not part of the library proper.
 
 pub mod boots;
+pub mod damage;
 pub mod differential;
 pub mod dump;
 pub mod following;

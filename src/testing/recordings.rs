@@ -247,7 +247,7 @@ fn count(trace: &Trace, result: &mut Run) {
 }
 
 /// The preset of the kernel that a recording names.
-fn preset_of_run(meta: &Value) -> Option<&'static Preset> {
+pub(super) fn preset_of_run(meta: &Value) -> Option<&'static Preset> {
     preset_for(meta["kernel"].as_str()?)
 }
 

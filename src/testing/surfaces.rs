@@ -16,7 +16,7 @@ use crate::boot_log::BootLog;
 use crate::engine::saved::bulk;
 use crate::state::State;
 use crate::stats_text::read_percpu_stats;
-use crate::testing::{layouts, operations};
+use crate::testing::{damage, layouts, operations};
 use crate::trace::{ftrace_text, read_trace, Limits, ReadOptions, TraceReader};
 use crate::variant::PRESETS;
 
@@ -24,7 +24,7 @@ use crate::variant::PRESETS;
 pub type Surface = (&'static str, fn(&[u8]));
 
 /// Every surface, by the name of its fuzz target and of its directories of inputs.
-pub const SURFACES: [Surface; 10] = [
+pub const SURFACES: [Surface; 11] = [
     ("ftrace", trace),
     ("perf", trace),
     ("bpftrace", trace),
@@ -35,6 +35,7 @@ pub const SURFACES: [Surface; 10] = [
     ("boot_log", boot_log),
     ("operations", operations),
     ("layouts", layouts),
+    ("replay", replay),
 ];
 
 /// Traces of any format: what is accepted can be written and read, block by block it is the same, and
@@ -121,6 +122,13 @@ pub fn operations(bytes: &[u8]) {
 /// Bytes read as a machine whose first chunk is laid out.
 pub fn layouts(bytes: &[u8]) {
     if let Err(what) = layouts::run(bytes) {
+        panic!("{what}");
+    }
+}
+
+/// Bytes read as a trace and damages to it, and replayed in every way.
+pub fn replay(bytes: &[u8]) {
+    if let Err(what) = damage::run(bytes) {
         panic!("{what}");
     }
 }
