@@ -90,7 +90,8 @@ impl Lookup {
 
     /// The base of the last chunk that begins less than `len` bytes before or behind `base`.
     pub fn last_within(&self, base: u64, len: u64) -> Option<u64> {
-        let near = base.saturating_sub(len - 1)..=base.saturating_add(len - 1);
+        let reach = len.saturating_sub(1);
+        let near = base.saturating_sub(reach)..=base.saturating_add(reach);
         self.tree.range(near).next_back().map(|(base, _)| *base)
     }
 
