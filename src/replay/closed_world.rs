@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::follow::{Options as FollowOptions, StatsFacts};
 use crate::bitmap;
-use crate::engine::linux::Linux;
+use crate::engine::linux::{Linux, CHUNK_BYTES_MOST};
 use crate::engine::Setup;
 use crate::error::TraceError;
 use crate::geometry::Geometry;
@@ -66,6 +66,7 @@ struct Before {
 /// The engine in the state that `trace` suggests for its start.
 pub fn closed_world(trace: &Trace, world: &World<'_>) -> Result<Linux, TraceError> {
     let bits = world.geometry.pages_to_bits(world.geometry.unit_pages()).0;
+    let most = (CHUNK_BYTES_MOST / u64::from(bits / 4).max(1)).max(1) as usize;
     let (lengths, starts) = prior_areas(trace);
     let mut chunks: BTreeMap<u64, Before> = BTreeMap::new();
     // Bases that were made, or destroyed, by the trace: what they hold afterwards is in it.
@@ -98,6 +99,11 @@ pub fn closed_world(trace: &Trace, world: &World<'_>) -> Result<Linux, TraceErro
             return Err(TraceError { line, message: text, text: None });
         }
         let order = chunks.len();
+        if order >= most && !chunks.contains_key(&base) {
+            let line = (record.line != 0).then_some(u64::from(record.line));
+            let text = format!("chunk {base:#x}: more than {most} of {}, the limit", world.geometry.unit_size());
+            return Err(TraceError { line, message: text, text: None });
+        }
         let chunk = chunks.entry(base).or_insert_with(|| Before::new(order, base, bits));
         match (size, prior) {
             (Some(_), _) => chunk.placed(from, from + length),

@@ -42,3 +42,13 @@ def test_a_trace_that_contradicts_itself(tmp_path: Path, name: str) -> None:
         replay.at(event).verify()
     allocator.alloc(8)
     allocator.verify()
+
+
+def test_closed_world_of_too_many_chunks(tmp_path):
+    """Each chunk of a trace has maps; a line of text must not cost 64 MiB without end."""
+    lines = [ALLOC.format(0, 8, f"{0x7000_0000_0000 + (number << 30):016x}", 0) for number in range(17)]
+    path = tmp_path / "trace.txt"
+    path.write_text("".join(f"x-1 [000] ..... 1.{at:06d}: {line}\n" for at, line in enumerate(lines)))
+    with pytest.raises(pc.TraceError, match=r"line 17: .* more than 16 of 1073741824 bytes, the limit"):
+        pc.replay(pc.read_trace(path), mode="closed_world", unit_size=1 << 30)
+    assert len(pc.replay(pc.read_trace(path), mode="closed_world", unit_size=1 << 20)) == 17

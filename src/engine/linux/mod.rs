@@ -53,7 +53,7 @@ use crate::variant::{Generation, Rules, Thresholds};
 use lookup::Lookup;
 
 /// Bytes of maps above which a recording makes no more chunks: more than any machine has had.
-const CHUNK_BYTES_MOST: u64 = 1 << 30;
+pub(crate) const CHUNK_BYTES_MOST: u64 = 1 << 30;
 /// Failure lines for the life of the system.
 const WARN_LIMIT: u32 = 10;
 
