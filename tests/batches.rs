@@ -149,16 +149,19 @@ fn run(seed: u64) {
     }
 }
 
+/// Runs a test with a seed, which is said where it fails.
+fn with_seed(test: fn(u64), seed: u64) {
+    if let Err(panic) = std::panic::catch_unwind(|| test(seed)) {
+        eprintln!("seed {seed}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
 #[test]
 fn batches_equal_single_calls() {
     let cases: u64 = std::env::var("BATCH_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    (0..cases).into_par_iter().for_each(|case| {
-        let seed = case.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
-        if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    });
+    let seed = |case: u64| case.wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
+    (0..cases).into_par_iter().for_each(|case| with_seed(run, seed(case)));
 }
 
 /// Equal areas that fill blocks, freed in ascending order from the first of a chunk, or from the first behind a few that stay or are
@@ -203,12 +206,7 @@ fn run_in_order(seed: u64) {
 
 #[test]
 fn frees_in_order_equal_single_calls() {
-    (1..=200u64).into_par_iter().for_each(|seed| {
-        if let Err(panic) = std::panic::catch_unwind(|| run_in_order(seed)) {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    });
+    (1..=200).into_par_iter().for_each(|seed| with_seed(run_in_order, seed));
 }
 
 /// Orders of which some are few ascending runs, with one area twice somewhere.
@@ -251,10 +249,5 @@ fn run_with_one_twice(seed: u64) {
 
 #[test]
 fn an_area_twice_is_refused_in_any_order() {
-    (1..=100u64).into_par_iter().for_each(|seed| {
-        if let Err(panic) = std::panic::catch_unwind(|| run_with_one_twice(seed)) {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    });
+    (1..=100).into_par_iter().for_each(|seed| with_seed(run_with_one_twice, seed));
 }
