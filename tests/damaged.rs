@@ -29,9 +29,9 @@ fn fresh() -> Linux {
 }
 
 /// A trace of these events; `alloc BASE OFF SIZE ATOMIC`, `free BASE OFF`, `create BASE` and so on.
-fn trace_of(events: &[&str]) -> Trace {
+fn trace_of(events: &[impl AsRef<str>]) -> Trace {
     let mut text = String::new();
-    for (number, event) in events.iter().enumerate() {
+    for (number, event) in events.iter().map(AsRef::as_ref).enumerate() {
         let words: Vec<&str> = event.split(' ').collect();
         let line = match words[..] {
             ["alloc", base, off, size, atomic] => format!(
@@ -77,7 +77,6 @@ fn replayed(trace: &Trace, start: &Linux) -> Replay {
 #[test]
 fn a_chunk_goes_that_a_request_was_started_in() {
     let events = [format!("create {A}"), format!("destroy {A}"), format!("alloc {B} 0 8 0")];
-    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let replay = replayed(&trace_of(&events), &fresh());
     // Chunk A goes with what was given to the request, which then finds no place as recorded.
     assert!(replay.totals.diverged >= 2, "{:?}", replay.totals);
@@ -93,7 +92,6 @@ fn an_atomic_area_lies_on_pages_that_were_not_seen_to_be_populated() {
         format!("alloc {A} 8000 400 1"),
         format!("free {A} 8000"),
     ];
-    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let replay = replayed(&trace_of(&events), &fresh());
     let t = replay.totals;
     assert_eq!((t.diverged, t.unexplained, t.frees), (1, 1, 1), "{t:?}");
@@ -113,7 +111,6 @@ fn two_requests_wait_for_one_page() {
         format!("populated {A} 0 1"),
         format!("alloc {A} 64 64 0"),
     ];
-    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let replay = replayed(&trace_of(&events), &fresh());
     assert_eq!((replay.totals.diverged, replay.totals.allocs), (0, 2), "{:?}", replay.totals);
     assert_eq!(replay.engine.totals().nr_populated, Some(1));
@@ -129,7 +126,6 @@ fn an_area_is_freed_before_its_line() {
         format!("populated {A} 0 1"),
         format!("alloc {A} 0 64 0"),
     ];
-    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let replay = replayed(&trace_of(&events), &fresh());
     assert_eq!((replay.totals.allocs, replay.totals.frees), (1, 1), "{:?}", replay.totals);
     assert_eq!(replay.engine.stats().nr_cur_alloc, 1);
@@ -145,7 +141,6 @@ fn pages_in_use_are_not_given_back() {
         format!("depopulated {A} 5 90"),
         format!("populated {A} 14 90"),
     ];
-    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let replay = replayed(&trace_of(&events), &fresh());
     assert_eq!((replay.totals.diverged, replay.totals.unexplained), (1, 3), "{:?}", replay.totals);
     assert_eq!(replay.engine.totals().nr_populated, Some(4));
@@ -161,7 +156,6 @@ fn a_chunk_inside_another_one_is_not_made() {
         format!("alloc {inside} 0 8 0"),
         "create ffffffffffff8000".into(),
     ];
-    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let replay = replayed(&trace_of(&events), &fresh());
     assert_eq!(replay.engine.stats().nr_chunks, 1);
     assert!(replay.totals.diverged >= 3, "{:?}", replay.totals);
@@ -172,7 +166,6 @@ fn a_chunk_inside_another_one_is_not_made() {
 fn the_allocator_goes_on_beside_recorded_addresses() {
     let base = format!("{:x}", (1_u64 << 30) + 0x8000);
     let events = [format!("create {base}"), format!("alloc {base} 0 8 0")];
-    let events: Vec<&str> = events.iter().map(String::as_str).collect();
     let mut engine = replayed(&trace_of(&events), &fresh()).engine;
     for _ in 0..8 {
         engine.alloc(&percpu::request::Request::new(Bytes(UNIT / 2), Bytes(8)));
